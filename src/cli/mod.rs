@@ -1,0 +1,1 @@
+//! The command line: a folder a noun, a file a verb.

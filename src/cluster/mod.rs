@@ -1,0 +1,2 @@
+//! The cluster: who is in it, where slots lie, and how writes reach their silos. It does not know what a volume's
+//! bytes mean.

@@ -1,0 +1,1 @@
+//! The daemon: the composition root. It assembles, starts and stops everything, and decides nothing.

@@ -1,0 +1,1 @@
+//! The ways in: each folder serves one protocol on the devices and stores of `volume/`, and knows of no other.

@@ -1,0 +1,3 @@
+//! Block volumes: a disk that one node at a time writes.
+
+pub mod device;
