@@ -43,8 +43,6 @@ pub const HEADER_BYTES: usize = 96;
 pub const TABLE_ENTRY_BYTES: usize = 8;
 /// The longest payload a record may announce: a chunk of 4 MiB and room for its seal.
 pub const PAYLOAD_BYTES_MAX: usize = (4 << 20) + 4096;
-/// The longest table: one entry a block of the largest write.
-const TABLE_BYTES_MAX: usize = FRAME_DATA_MAX / BLOCK_BYTES as usize * TABLE_ENTRY_BYTES;
 
 const MAGIC: [u8; 4] = *b"INFR";
 const VERSION: u8 = 1;
