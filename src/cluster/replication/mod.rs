@@ -9,6 +9,11 @@
 //! and tasks around both are in [`service`] and [`driver`]. The rules are numbered as in ARCHITECTURE.md.
 
 pub mod acceptor;
+pub mod connections;
+pub mod driver;
+pub mod keeper;
 pub mod message;
 pub mod order;
+pub mod service;
+pub mod sessions;
 pub mod writer;
