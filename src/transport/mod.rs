@@ -1,4 +1,10 @@
-//! Nodes talking to nodes: identity and passports, discovery over libp2p, the data plane over TLS 1.3, and an
-//! in-memory twin for tests. This layer carries bytes; it does not know what they mean, and never touches a store.
-
+//! Nodes talking to nodes.
+pub mod endpoint;
+pub mod hello;
+pub mod identity;
+mod link;
 pub mod network;
+pub mod passport;
+mod stream;
+pub mod tls;
+pub mod token;
