@@ -1,3 +1,4 @@
 //! Block volumes: a disk that one node at a time writes.
 
 pub mod device;
+pub mod memory;
