@@ -2,3 +2,4 @@
 
 pub mod attached;
 pub mod device;
+pub mod memory;
