@@ -1,1 +1,4 @@
+//! The integration tests: the release binary, driven from outside.
 
+mod cli;
+mod tidy;
