@@ -1,5 +1,7 @@
-//! The integration tests: real clients, real sockets, real processes.
+//! The integration tests: the release binary, real clients, real sockets, real processes.
 
+mod cli;
 mod fuzz;
 mod nbd;
+mod tidy;
 mod tools;

@@ -1,1 +1,4 @@
 //! The daemon: the composition root. It assembles, starts and stops everything, and decides nothing.
+
+pub mod api;
+pub mod offline;
