@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::{Fault, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::base::error::Result;
 use crate::base::units::Size;
 use crate::daemon::api::{Invitation, Invite, Network};
+use crate::daemon::home::Home;
+use crate::daemon::{demo as demonstration, membership, node};
 
 /// Which of this machine's networks is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,11 +21,12 @@ pub struct Place {
 }
 
 /// A directory to store blocks in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiloSpec {
     /// An absolute path.
     pub path: PathBuf,
     /// The most it may hold; what its file system holds if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
 }
 
@@ -46,7 +51,7 @@ pub enum DemoEvent {
 }
 
 /// What a demonstration proved.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DemoProof {
     pub bytes_written: u64,
     pub writes_answered: u64,
@@ -62,36 +67,37 @@ pub struct DemoProof {
 }
 
 /// `network create`: keys, genesis, and this machine as its first node.
-pub async fn create(_place: &Place, _name: &str) -> Result<Network> {
-    Err(Fault::failed("network create is not linked in"))
+pub async fn create(place: &Place, name: &str) -> Result<Network> {
+    membership::create(&place.home, name)
 }
 
 /// `network join`: this node's key, and a passport from the network that the token names.
-pub async fn join(_place: &Place, _token: &str) -> Result<Network> {
-    Err(Fault::failed("network join is not linked in"))
+pub async fn join(place: &Place, token: &str) -> Result<Network> {
+    membership::join(&place.home, token).await
 }
 
 /// `network invite` without a daemon, signed by the network's key if this machine holds it.
-pub async fn invite(_place: &Place, _request: &Invite) -> Result<Invitation> {
-    Err(Fault::failed("network invite is not linked in"))
+pub async fn invite(place: &Place, request: &Invite) -> Result<Invitation> {
+    let home = Home::find(place)?;
+    membership::invite(&home, request, membership::own_contacts(&home)?)
 }
 
 /// `network list`: the networks of this home.
-pub async fn list(_home: &Path) -> Result<Vec<Network>> {
-    Err(Fault::failed("network list is not linked in"))
+pub async fn list(home: &Path) -> Result<Vec<Network>> {
+    Home::all(home)?.iter().map(membership::describe).collect()
 }
 
 /// `network show` without a daemon.
-pub async fn show(_place: &Place) -> Result<Network> {
-    Err(Fault::failed("network show is not linked in"))
+pub async fn show(place: &Place) -> Result<Network> {
+    membership::describe(&Home::find(place)?)
 }
 
 /// `node run`: returns once the node has stopped.
-pub async fn run(_place: &Place, _options: RunOptions) -> Result<()> {
-    Err(Fault::failed("node run is not linked in"))
+pub async fn run(place: &Place, options: RunOptions) -> Result<()> {
+    node::run(Home::find(place)?, options).await
 }
 
 /// `demo`: a cluster of real processes, a node killed, everything read back.
-pub async fn demo(_keep: bool, _tell: &mut (dyn FnMut(DemoEvent) + Send)) -> Result<DemoProof> {
-    Err(Fault::failed("demo is not linked in"))
+pub async fn demo(keep: bool, tell: &mut (dyn FnMut(DemoEvent) + Send)) -> Result<DemoProof> {
+    demonstration::run(keep, tell).await
 }
