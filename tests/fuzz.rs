@@ -1,1 +1,164 @@
+//! A small mutational fuzzer for everything that decodes bytes from outside: none of them may panic, whatever comes.
+//!
+//! It knows nothing of coverage; what makes it reach deep is a corpus of valid inputs and targets that mend checksums.
+//! `INFINIT_FUZZ_SECONDS` is the time for each target (2 by default, 600 in the acceptance run), `INFINIT_FUZZ_SEED`
+//! another seed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use infinit::base::id::{Epoch, Seq, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId};
+use infinit::base::record::{HEADER_BYTES, Record};
+use infinit::interface::nbd::option::{self, OptionHeader};
+use infinit::interface::nbd::protocol::{OPT_GO, OPT_SET_META_CONTEXT, OPTION_HEADER_BYTES, REQUEST_BYTES};
+use infinit::interface::nbd::request::{Request, Rules};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngCore, SeedableRng};
+
+use crate::nbd::raw;
+
+/// The longest input that is made.
+const INPUT_BYTES_MAX: usize = 16 << 10;
+/// Numbers at which lengths and counts are most often wrong.
+const EDGES: [u64; 12] = [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 0xffff_ffff_ffff_ffff];
+
+/// Runs `target` on mutations of `corpus` for the configured time.
+///
+/// # Panics
+/// If the target panics; prints the seed and the input in hexadecimal.
+pub fn fuzz(name: &str, corpus: &[Vec<u8>], target: fn(&[u8])) {
+    let number = |variable, default| std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (seconds, seed) = (number("INFINIT_FUZZ_SECONDS", 2), number("INFINIT_FUZZ_SEED", 1));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut runs = 0_u64;
+    corpus.iter().for_each(|input| target(input));
+    while Instant::now() < end {
+        for _ in 0..256 {
+            let input = mutated(corpus, &mut random);
+            if catch_unwind(AssertUnwindSafe(|| target(&input))).is_err() {
+                let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+                panic!("{name}: seed {seed}, run {runs}: the target panicked on {hex}");
+            }
+            runs += 1;
+        }
+    }
+    println!("{name}: {runs} inputs in {seconds} s, seed {seed}");
+    assert!(runs > 1000, "{name}: only {runs} inputs in {seconds} s");
+}
+
+fn mutated(corpus: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
+    let mut input = corpus.choose(random).cloned().unwrap_or_default();
+    for _ in 0..random.random_range(1..=6) {
+        mutate(&mut input, corpus, random);
+    }
+    input.truncate(INPUT_BYTES_MAX);
+    input
+}
+
+fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
+    let at = if input.is_empty() { 0 } else { random.random_range(0..input.len()) };
+    let length = random.random_range(0..=(input.len() - at).min(64));
+    match random.random_range(0..8) {
+        0 if at < input.len() => input[at] ^= 1 << random.random_range(0..8),
+        1 if at < input.len() => input[at] = random.random(),
+        2 => edge(input, at, random),
+        3 => input.truncate(at),
+        4 => drop(input.drain(at..at + length)),
+        5 => {
+            let copy = input[at..at + length].to_vec();
+            input.splice(at..at, copy);
+        }
+        6 => {
+            let mut noise = vec![0; random.random_range(1..32)];
+            random.fill_bytes(&mut noise);
+            input.splice(at..at, noise);
+        }
+        _ => {
+            let other = corpus.choose(random).map_or(&[][..], Vec::as_slice);
+            let from = if other.is_empty() { 0 } else { random.random_range(0..other.len()) };
+            input.splice(at.., other[from..].iter().copied());
+        }
+    }
+}
+
+/// Overwrites a field of two, four or eight bytes, in either byte order, with a number at an edge.
+fn edge(input: &mut [u8], at: usize, random: &mut StdRng) {
+    let number = EDGES.choose(random).copied().unwrap_or_default();
+    let width = [2, 4, 8].choose(random).copied().unwrap_or(4);
+    let bytes = if random.random() { number.to_le_bytes() } else { (number << (64 - 8 * width)).to_be_bytes() };
+    let end = (at + width).min(input.len());
+    input[at..end].copy_from_slice(&bytes[..end - at]);
+}
+
+#[test]
+fn nbd_options() {
+    let go = raw::ask("disk", &[0, 1, 3]);
+    let contexts = raw::contexts("disk", &["base:allocation", "base:", "x-any:thing"]);
+    let corpus = [
+        raw::option(OPT_GO, go.len() as u32, &go),
+        raw::option(OPT_SET_META_CONTEXT, contexts.len() as u32, &contexts),
+        raw::option(1, 4, b"disk"),
+        raw::option(3, 0, b""),
+    ];
+    fuzz("nbd options", &corpus, |input| {
+        let Some((header, data)) = input.split_first_chunk::<OPTION_HEADER_BYTES>() else { return };
+        let Ok(header) = OptionHeader::decode(header) else { return };
+        let data = &data[..data.len().min(header.length as usize)];
+        // Each option must stand the data of any other.
+        (0..12).chain([header.code]).for_each(|code| drop(option::decode(code, data)));
+    });
+}
+
+#[test]
+fn nbd_requests() {
+    let corpus: Vec<_> = (0..9).map(|command| raw::request(command, 1, 7, 4096, 512)).collect();
+    fuzz("nbd requests", &corpus, |input| {
+        let Some(Ok(request)) = input.first_chunk::<REQUEST_BYTES>().map(Request::decode) else { return };
+        let size = 1 << 30;
+        for structured in [false, true] {
+            let rules = Rules { size, read_only: false, structured, allocation: structured };
+            if request.judge(&rules).is_ok() {
+                assert!(request.offset <= size && size - request.offset >= u64::from(request.length));
+            }
+        }
+    });
+}
+
+#[test]
+fn records() {
+    let key = SlotKey { volume: VolumeId([7; 16]), slot: SlotIndex(1) };
+    let stamp = Stamp::new(Epoch(3), Seq(9));
+    let records = [
+        Record::write(key, 8192, stamp, Bytes::from(vec![5; 8192])),
+        Record::zeroes(key, 0, 4096, stamp),
+        Record::trim(key, 0, 1 << 30, stamp),
+        Record::marker(key, SnapshotId([1; 16]), stamp).into_transfer(),
+    ];
+    let corpus: Vec<_> = records.iter().map(|record| [&record.head[..], &record.payload[..]].concat()).collect();
+    fuzz("records", &corpus, |input| {
+        decode_record(input);
+        // With its checksums mended, what is wrong inside comes to light.
+        let mut mended = input.to_vec();
+        if mended.len() < HEADER_BYTES {
+            return;
+        }
+        let table_bytes = u32::from_le_bytes([mended[28], mended[29], mended[30], mended[31]]) as usize;
+        if let Some(table) = mended.get(HEADER_BYTES..HEADER_BYTES.saturating_add(table_bytes)) {
+            let crc = crc32c::crc32c(table);
+            mended[80..84].copy_from_slice(&crc.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&mended[..92]);
+        mended[92..96].copy_from_slice(&crc.to_le_bytes());
+        decode_record(&mended);
+    });
+}
+
+fn decode_record(input: &[u8]) {
+    if let Ok(record) = Record::decode(&mut Bytes::copy_from_slice(input)) {
+        let _ = record.verify();
+        let _ = record.snapshot();
+    }
+}

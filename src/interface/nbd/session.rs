@@ -81,7 +81,7 @@ pub async fn serve(
         origin,
         running: FuturesUnordered::new(),
         running_bytes: 0,
-        payload_refused: 0,
+        refused: None,
         leaving: false,
         paused: None,
     };
@@ -115,12 +115,19 @@ struct Session<'s, S> {
     origin: Arc<dyn Origin>,
     running: FuturesUnordered<Running<'s>>,
     running_bytes: usize,
-    /// Bytes still to come of a write that was refused.
-    payload_refused: usize,
+    refused: Option<RefusedWrite>,
     /// No more requests are taken; what is in flight is answered.
     leaving: bool,
     /// Set while the socket is not read.
     paused: Option<Pin<Box<Sleep>>>,
+}
+
+/// A write that was refused. Its answer waits until its payload has come: clients do not look for one before.
+struct RefusedWrite {
+    cookie: u64,
+    errno: Errno,
+    /// Bytes still to come, and to be thrown away.
+    left: usize,
 }
 
 impl<'s, S: Socket> Session<'s, S> {
@@ -177,12 +184,8 @@ impl<'s, S: Socket> Session<'s, S> {
 
     /// Takes one request from the inbox, if it is whole and there is room for it.
     fn take_request(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.payload_refused > 0 {
-            let part = self.payload_refused.min(self.inbox.len());
-            self.inbox.advance(part);
-            self.payload_refused -= part;
-            self.inbox_needed = if self.payload_refused > 0 { 1 } else { REQUEST_BYTES };
-            return Ok(part > 0);
+        if self.refused.is_some() {
+            return Ok(self.throw_away());
         }
         let Some(header) = self.inbox.first_chunk() else {
             self.inbox_needed = REQUEST_BYTES;
@@ -201,12 +204,28 @@ impl<'s, S: Socket> Session<'s, S> {
             Ok(command) => self.take_judged(cx, &request, command, payload as usize),
             Err(errno) => {
                 self.inbox.advance(REQUEST_BYTES);
-                self.payload_refused = payload as usize;
-                self.answer_error(request.cookie, errno, refusal(errno));
-                self.inbox_needed = REQUEST_BYTES;
+                self.refused = Some(RefusedWrite { cookie: request.cookie, errno, left: payload as usize });
+                self.throw_away();
                 Ok(true)
             }
         }
+    }
+
+    /// Throws away what has come of a refused write, and answers it once that was all.
+    fn throw_away(&mut self) -> bool {
+        let Some(refused) = &mut self.refused else { return false };
+        let part = refused.left.min(self.inbox.len());
+        self.inbox.advance(part);
+        refused.left -= part;
+        if refused.left > 0 {
+            self.inbox_needed = 1;
+            return part > 0;
+        }
+        let (cookie, errno) = (refused.cookie, refused.errno);
+        self.refused = None;
+        self.inbox_needed = REQUEST_BYTES;
+        self.answer_error(cookie, errno, refusal(errno));
+        true
     }
 
     fn take_judged(

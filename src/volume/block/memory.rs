@@ -81,6 +81,11 @@ impl Memory {
         let _ = self.waiting.subscribe().wait_for(|waiting| *waiting == count).await;
     }
 
+    /// How many requests wait for holds at this moment.
+    pub fn waiting_now(&self) -> usize {
+        *self.waiting.borrow()
+    }
+
     /// How many flushes were done.
     pub fn flushes(&self) -> u64 {
         self.flushes.load(Ordering::Relaxed)
