@@ -254,23 +254,27 @@ impl SecureStream {
     }
 
     fn close_notify(&mut self) {
+        let incoming = self.incoming.filled_mut();
         let space = self.outgoing.space(RECORD_OVERHEAD_BYTES);
-        let written = match &mut self.session {
-            Session::Client(session) => queue_close_notify(session.process_tls_records(&mut []), space),
-            Session::Server(session) => queue_close_notify(session.process_tls_records(&mut []), space),
+        let (discard, written) = match &mut self.session {
+            Session::Client(session) => queue_close_notify(session.process_tls_records(incoming), space),
+            Session::Server(session) => queue_close_notify(session.process_tls_records(incoming), space),
         };
+        self.incoming.consume(discard);
         self.outgoing.extend(written);
     }
 
     /// After an error of TLS: what the session wants to tell the peer about it.
     fn queue_alert(&mut self) {
         let mut nothing = Vec::new();
-        for _ in 0..4 {
+        loop {
+            let incoming = self.incoming.filled_mut();
             let (outgoing, inbox) = (&mut self.outgoing, &mut self.inbox);
-            let (_, step) = match &mut self.session {
-                Session::Client(session) => react(session.process_tls_records(&mut []), outgoing, inbox, &mut nothing),
-                Session::Server(session) => react(session.process_tls_records(&mut []), outgoing, inbox, &mut nothing),
+            let (discard, step) = match &mut self.session {
+                Session::Client(session) => react(session.process_tls_records(incoming), outgoing, inbox, &mut nothing),
+                Session::Server(session) => react(session.process_tls_records(incoming), outgoing, inbox, &mut nothing),
             };
+            self.incoming.consume(discard);
             if !matches!(step, Ok(Step::Again)) {
                 return;
             }
@@ -349,10 +353,12 @@ fn react<Data>(
     (discard, step)
 }
 
-fn queue_close_notify<Data>(status: UnbufferedStatus<'_, '_, Data>, space: &mut [u8]) -> usize {
+fn queue_close_notify<Data>(status: UnbufferedStatus<'_, '_, Data>, space: &mut [u8]) -> (usize, usize) {
     match status.state {
-        Ok(ConnectionState::WriteTraffic(mut traffic)) => traffic.queue_close_notify(space).unwrap_or(0),
-        _ => 0,
+        Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+            (status.discard, traffic.queue_close_notify(space).unwrap_or(0))
+        }
+        _ => (status.discard, 0),
     }
 }
 
