@@ -71,7 +71,8 @@ mod tests {
     fn the_kernels_tables_are_read() {
         let trie = "Main:\n  |-- 10.0.0.0\n     /24 link UNICAST\n  |-- 10.0.0.5\n     /32 host LOCAL\nLocal:\n  |-- 10.0.0.5\n     /32 host LOCAL\n  |-- 127.0.0.1\n     /32 host LOCAL\n";
         assert_eq!(local_v4(trie), [Ipv4Addr::new(10, 0, 0, 5), Ipv4Addr::LOCALHOST]);
-        let inet6 = "fe800000000000000000000000000001 02 40 20 80 eth0\n20010db8000000000000000000000001 02 40 00 80 eth0\n";
+        let inet6 =
+            "fe800000000000000000000000000001 02 40 20 80 eth0\n20010db8000000000000000000000001 02 40 00 80 eth0\n";
         assert_eq!(global_v6(inet6), ["2001:db8::1".parse::<Ipv6Addr>().unwrap()]);
     }
 

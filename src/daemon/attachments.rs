@@ -166,8 +166,11 @@ impl Attachments {
 
     fn again(&self, attached: &Arc<Attached>, address: &NbdAddress, asked: bool) -> Result<Arc<Attached>> {
         if asked && attached.address != *address && to_uri(address, &attached.name) != Some(attached.uri.clone()) {
-            return Err(Fault::conflict(format!("volume '{}' is attached here already, at {}", attached.name, attached.uri))
-                .hint(format!("infinit volume detach {}", attached.name)));
+            return Err(Fault::conflict(format!(
+                "volume '{}' is attached here already, at {}",
+                attached.name, attached.uri
+            ))
+            .hint(format!("infinit volume detach {}", attached.name)));
         }
         Ok(attached.clone())
     }
@@ -185,7 +188,9 @@ impl Attachments {
         }
         let ask = Ask::HandOver { volume: id, epoch: attachment.epoch };
         match self.shared.peers.ask(attachment.node, &ask, HAND_OVER_LIMIT).await {
-            Ok(Told::Done(Ok(()))) => tracing::info!("{} let go of '{}'", state.node_label(attachment.node), volume.name),
+            Ok(Told::Done(Ok(()))) => {
+                tracing::info!("{} let go of '{}'", state.node_label(attachment.node), volume.name)
+            }
             Ok(_) | Err(_) => tracing::warn!(
                 "{} does not let go of '{}': its lease of {} ms is waited out",
                 state.node_label(attachment.node),
@@ -214,10 +219,10 @@ impl Attachments {
                 .flat_map(|slot| &slot.silos)
                 .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
                 .collect();
-            let driver =
-                DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
+            let driver = DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
             let mut life = driver.life();
-            let settled = timeout(end.saturating_duration_since(Instant::now()), life.wait_for(|l| *l != Life::Recovering));
+            let settled =
+                timeout(end.saturating_duration_since(Instant::now()), life.wait_for(|l| *l != Life::Recovering));
             match settled.await.map(|ended| ended.map(|life| life.clone())) {
                 Ok(Ok(Life::Serving { resumed })) => return Ok((driver, epoch, resumed)),
                 Ok(Ok(Life::GaveUp)) => {
@@ -227,7 +232,8 @@ impl Attachments {
                         mode: AttachMode::Takeover,
                         at: wall_seconds(),
                     };
-                    let Outcome::Granted { epoch: next } = self.shared.group.propose(command, GROUP_LIMIT).await? else {
+                    let Outcome::Granted { epoch: next } = self.shared.group.propose(command, GROUP_LIMIT).await?
+                    else {
                         return Err(Fault::failed("the cluster answered an attach with something else"));
                     };
                     epoch = next;
@@ -505,10 +511,8 @@ async fn watch_over(attachments: Attachments, attached: Arc<Attached>) {
     let mut state: watch::Receiver<Arc<ClusterState>> = attachments.shared.group.state();
     loop {
         tokio::select! {
-            ended = life.wait_for(|l| !matches!(l, Life::Serving { .. } | Life::Recovering)) => {
-                let fenced = matches!(ended.as_deref(), Ok(Life::Fenced { .. } | Life::GaveUp));
-                drop(ended);
-                if fenced {
+            ended = was_fenced(&mut life) => {
+                if ended {
                     fenced_off(&attachments, &attached).await;
                 }
                 return;
@@ -526,6 +530,12 @@ async fn watch_over(attachments: Attachments, attached: Arc<Attached>) {
             }
         }
     }
+}
+
+/// Waits until the writer ends; whether because another took over.
+async fn was_fenced(life: &mut watch::Receiver<Life>) -> bool {
+    let ended = life.wait_for(|life| !matches!(life, Life::Serving { .. } | Life::Recovering)).await;
+    matches!(ended.as_deref(), Ok(Life::Fenced { .. } | Life::GaveUp))
 }
 
 async fn fenced_off(attachments: &Attachments, attached: &Arc<Attached>) {

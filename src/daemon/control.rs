@@ -243,7 +243,8 @@ impl Control {
                 }
             };
             if timeout(left, changed).await.is_err() {
-                let why = if joined { "the cluster has no quorum" } else { "this node is not yet known to the cluster" };
+                let why =
+                    if joined { "the cluster has no quorum" } else { "this node is not yet known to the cluster" };
                 return Err(Fault::timed_out(format!("not ready in time: {why}"))
                     .hint("are enough of the other nodes running? infinit node list"));
             }
@@ -284,7 +285,8 @@ impl Control {
         let id = VolumeId::random();
         let at = wall_seconds();
         let creation = VolumeCreation { id, name: request.name.clone(), size_bytes: request.size_bytes, policy, at };
-        let Outcome::Created { volume } = self.group.propose(Command::CreateVolume(creation), GROUP_LIMIT).await? else {
+        let Outcome::Created { volume } = self.group.propose(Command::CreateVolume(creation), GROUP_LIMIT).await?
+        else {
             return Err(Fault::failed("the cluster answered a creation with something else"));
         };
         tracing::info!("volume '{}' ({}) is created", request.name, volume.short());

@@ -2,7 +2,7 @@
 //! remembers.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::watch;
 
@@ -16,7 +16,7 @@ use crate::transport::passport::Passport;
 /// Answers the data plane's questions about nodes.
 pub struct Directory {
     state: OnceLock<watch::Receiver<Arc<ClusterState>>>,
-    discovery: OnceLock<Discovery>,
+    discovery: OnceLock<Weak<Discovery>>,
     contacts: Vec<KnownNode>,
 }
 
@@ -32,9 +32,9 @@ impl Directory {
     }
 
     /// Discovery runs; said once, at start.
-    pub fn set_discovery(&self, discovery: Discovery) {
+    pub fn set_discovery(&self, discovery: &Arc<Discovery>) {
         // Said once, by the node's start.
-        let _ = self.discovery.set(discovery);
+        let _ = self.discovery.set(Arc::downgrade(discovery));
     }
 
     fn state(&self) -> Option<Arc<ClusterState>> {
@@ -57,8 +57,10 @@ impl Admission for Directory {
     }
 
     fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
-        let mut found = self.state().and_then(|s| s.members.get(&node).map(|m| m.data_addresses.clone())).unwrap_or_default();
-        let heard = self.discovery.get().map(|discovery| discovery.addresses(node)).unwrap_or_default();
+        let mut found =
+            self.state().and_then(|s| s.members.get(&node).map(|m| m.data_addresses.clone())).unwrap_or_default();
+        let heard =
+            self.discovery.get().and_then(Weak::upgrade).map(|discovery| discovery.addresses(node)).unwrap_or_default();
         let known = self.contacts.iter().filter(|known| known.node == node).flat_map(|known| known.addresses.clone());
         for address in heard.into_iter().chain(known) {
             if !found.contains(&address) {

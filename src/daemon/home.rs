@@ -152,8 +152,7 @@ impl Home {
         founder: bool,
         contacts: &[Contact],
     ) -> Result<NetworkFile> {
-        let contacts =
-            contacts.iter().map(|c| KnownNode { node: c.node, addresses: c.addresses.clone() }).collect();
+        let contacts = contacts.iter().map(|c| KnownNode { node: c.node, addresses: c.addresses.clone() }).collect();
         let file = NetworkFile { version: HOME_VERSION, id, name: self.name.clone(), created_at, founder, contacts };
         self.save_network_file(&file)?;
         Ok(file)
@@ -294,13 +293,8 @@ pub fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let fault = |error: std::io::Error| Fault::io("write", path, &error);
     let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(fault)?;
+    let mut file =
+        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary).map_err(fault)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fault)?;
     std::fs::rename(&temporary, path).map_err(fault)?;
     let dir = path.parent().unwrap_or(Path::new("/"));

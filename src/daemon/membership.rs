@@ -108,7 +108,8 @@ pub fn own_contacts(home: &Home) -> Result<Vec<Contact>> {
 /// Reaches any node that the token names, proves the invitation, and keeps the passport that the cluster answers.
 pub async fn join(root: &Path, text: &str) -> Result<api::Network> {
     let token: Token = text.parse().map_err(|error: crate::transport::token::TokenError| {
-        Fault::refused(format!("the token is refused: {error}")).hint("copy it whole, or ask for a new one: infinit network invite")
+        Fault::refused(format!("the token is refused: {error}"))
+            .hint("copy it whole, or ask for a new one: infinit network invite")
     })?;
     let now = wall_seconds();
     token.verify(now).map_err(refused)?;
@@ -118,8 +119,12 @@ pub async fn join(root: &Path, text: &str) -> Result<api::Network> {
         if known.id == token.network() {
             return describe(&home);
         }
-        return Err(Fault::conflict(format!("there is another network '{}' in {}", token.network_name, root.display()))
-            .hint("use another --home"));
+        return Err(Fault::conflict(format!(
+            "there is another network '{}' in {}",
+            token.network_name,
+            root.display()
+        ))
+        .hint("use another --home"));
     }
     create_dir(root)?;
     home.create()?;
@@ -142,7 +147,8 @@ async fn ask_contacts(
     contacts: &[Contact],
     request: &JoinRequest,
 ) -> Result<(Vec<u8>, u64, Vec<KnownNode>)> {
-    let mut last = Fault::unreachable("the token names no node to dial").hint("infinit network invite, on a running node");
+    let mut last =
+        Fault::unreachable("the token names no node to dial").hint("infinit network invite, on a running node");
     for contact in contacts {
         match ask_contact(dialer, contact, request).await {
             Ok(JoinAnswer::Joined { passport, created_at, members }) => return Ok((passport, created_at, members)),
@@ -155,20 +161,22 @@ async fn ask_contacts(
 
 async fn ask_contact(dialer: &Dialer, contact: &Contact, request: &JoinRequest) -> Result<JoinAnswer> {
     let places = contact.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let channel = dialer.connect_at(contact.node, &contact.addresses, Purpose::Join).await.map_err(|error| match error {
-        ConnectError::Refused(why) => Fault::refused(format!("the network refuses this node: {why}"))
-            .hint("ask for a new token: infinit network invite"),
-        ConnectError::Unknown | ConnectError::Unreachable(_) => {
-            Fault::unreachable(format!("no node of the network answers at {places}: {error}"))
-                .hint("is a node running there? infinit node run")
-        }
-    })?;
+    let channel =
+        dialer.connect_at(contact.node, &contact.addresses, Purpose::Join).await.map_err(|error| match error {
+            ConnectError::Refused(why) => Fault::refused(format!("the network refuses this node: {why}"))
+                .hint("ask for a new token: infinit network invite"),
+            ConnectError::Unknown | ConnectError::Unreachable(_) => {
+                Fault::unreachable(format!("no node of the network answers at {places}: {error}"))
+                    .hint("is a node running there? infinit node run")
+            }
+        })?;
     let bytes = postcard::to_stdvec(request).map_err(|error| Fault::failed(error.to_string()))?;
-    let answer = rpc::ask(channel, JOIN_SERVICE, Bytes::from(bytes), JOIN_LIMIT).await.map_err(|error| match error {
-        RpcError::TimedOut => Fault::timed_out(format!("{places} did not answer in time"))
-            .hint("has the cluster a quorum? infinit status, on a member"),
-        other => Fault::unreachable(format!("{places}: {other}")).hint("try again"),
-    })?;
+    let answer =
+        rpc::ask(channel, JOIN_SERVICE, Bytes::from(bytes), JOIN_LIMIT).await.map_err(|error| match error {
+            RpcError::TimedOut => Fault::timed_out(format!("{places} did not answer in time"))
+                .hint("has the cluster a quorum? infinit status, on a member"),
+            other => Fault::unreachable(format!("{places}: {other}")).hint("try again"),
+        })?;
     postcard::from_bytes(&answer).map_err(|_| Fault::failed(format!("{places} answered something else")))
 }
 

@@ -1,6 +1,6 @@
 //! A node from its start to its stop, in one linear function.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::base::id::NodeId;
 use crate::cluster::consensus::{Group, GroupOptions, ProposeError, Storage, Tuning};
 use crate::cluster::replication::service::Silos;
 use crate::cluster::replication::sessions;
+use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Announcement, Command, Genesis, Invitation, Join, NewMember, Outcome};
 use crate::cluster::state::member;
 use crate::daemon::addresses;
@@ -25,7 +26,7 @@ use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DE
 use crate::daemon::offline::{RunOptions, SiloSpec};
 use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
 use crate::daemon::silos::{self, NodeSilos, SiloView};
-use crate::transport::discovery::{Discovery, DiscoveryOptions};
+use crate::transport::discovery::{Discovery, DiscoveryError, DiscoveryOptions, Seed};
 use crate::transport::endpoint::{Endpoint, EndpointError, EndpointOptions};
 use crate::transport::network::{Channel, Network, Purpose};
 use crate::transport::passport::{Passport, Role};
@@ -49,7 +50,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     })?;
     let mut settings = settings(&home, &passport, &options)?;
 
-    let silos = NodeSilos::open(&settings.silos, network.id)?;
+    let silos = NodeSilos::open(&settings.silos)?;
     let directory = Arc::new(Directory::new(network.contacts.clone()));
     let (incoming, channels) = mpsc::channel(INCOMING_MAX);
     let listen = settings.listen.unwrap_or(LISTEN_DEFAULT);
@@ -63,19 +64,12 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     let endpoint = Arc::new(Endpoint::bind(endpoint).await.map_err(endpoint_fault)?);
     settings.listen = Some(endpoint.address());
     let data_addresses = addresses::advertised(endpoint.address(), settings.advertise);
-    let discovery = Discovery::start(DiscoveryOptions {
-        key: home.node_key()?,
-        network: network.id,
-        listen: settings.discovery.unwrap_or_else(|| SocketAddr::new(listen.ip(), 0)),
-        peers_file: home.file("peers.redb"),
-        mdns: options.mdns,
-        data_addresses: data_addresses.clone(),
-    })
-    .await
-    .map_err(|error| Fault::failed(format!("cannot start discovery: {error}")).hint("infinit node run --listen IP:PORT"))?;
+    let discovery = start_discovery(&home, &network, &settings, listen.ip(), options.mdns).await?;
+    let discovery = Arc::new(discovery);
     settings.discovery = Some(discovery.address());
     home.save_node_file(&settings)?;
-    directory.set_discovery(discovery.clone());
+    directory.set_discovery(&discovery);
+    discovery.announce(data_addresses.clone()).await.map_err(discovery_fault)?;
 
     let dialer: Arc<dyn Network> = endpoint.clone();
     let peers = Peers::new(node, dialer.clone());
@@ -88,14 +82,8 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     })
     .await?;
     directory.set_state(group.state());
-    let attachments = Attachments::new(
-        node,
-        home.clone(),
-        group.clone(),
-        peers.clone(),
-        silos.registry().clone(),
-        dialer.clone(),
-    );
+    let attachments =
+        Attachments::new(node, home.clone(), group.clone(), peers.clone(), silos.registry().clone(), dialer.clone());
     let services = Services {
         node,
         network: network.id,
@@ -110,7 +98,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         role: member_role(passport.role()),
         passport: passport.encode().map_err(|error| Fault::failed(error.to_string()))?,
         data_addresses: data_addresses.clone(),
-        discovery_addresses: discovery.listening(),
+        discovery_addresses: discovery.listen_addresses().await.iter().map(ToString::to_string).collect(),
         zone: settings.zone.clone(),
     };
     if network.founder {
@@ -133,11 +121,17 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     wait_for_end(&mut stopped).await?;
     tracing::info!("stopping");
     attachments.detach_all(STOP_LIMIT).await;
-    background.iter().for_each(tokio::task::JoinHandle::abort);
+    for task in background {
+        task.abort();
+        // It ends by the abort; what it did before was said then.
+        let _ = task.await;
+    }
     group.hand_over().await;
     server.stop().await;
     group.shutdown().await;
-    discovery.stop().await;
+    if let Some(discovery) = Arc::into_inner(discovery) {
+        discovery.stop().await;
+    }
     serving.abort();
     endpoint.close();
     silos.stop();
@@ -182,6 +176,31 @@ fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<No
     Ok(settings)
 }
 
+async fn start_discovery(
+    home: &Home,
+    network: &NetworkFile,
+    settings: &NodeFile,
+    ip: IpAddr,
+    mdns: bool,
+) -> Result<Discovery> {
+    let seed = |known: &KnownNode| Seed { node: known.node, data: known.addresses.clone(), discovery: Vec::new() };
+    Discovery::start(DiscoveryOptions {
+        key: home.node_key()?,
+        network: network.id,
+        listen: settings.discovery.unwrap_or_else(|| SocketAddr::new(ip, 0)),
+        advertise: Vec::new(),
+        peers_file: home.file("peers.redb"),
+        seeds: network.contacts.iter().map(seed).collect(),
+        mdns,
+    })
+    .await
+    .map_err(discovery_fault)
+}
+
+fn discovery_fault(error: DiscoveryError) -> Fault {
+    Fault::failed(format!("discovery does not run: {error}")).hint("infinit node run --listen IP:PORT")
+}
+
 fn endpoint_fault(error: EndpointError) -> Fault {
     match &error {
         EndpointError::InUse(address) => Fault::conflict(error.to_string())
@@ -224,11 +243,7 @@ async fn announce(group: Group, node: NodeId, this: NewMember) {
 }
 
 /// Keeps the members' addresses in the home and in discovery, so that a restart needs nobody in particular.
-async fn remember_members(
-    home: Home,
-    mut state: watch::Receiver<Arc<crate::cluster::state::ClusterState>>,
-    discovery: Discovery,
-) {
+async fn remember_members(home: Home, mut state: watch::Receiver<Arc<ClusterState>>, discovery: Arc<Discovery>) {
     loop {
         let now = state.borrow_and_update().clone();
         let contacts: Vec<KnownNode> = now
@@ -237,7 +252,11 @@ async fn remember_members(
             .map(|(node, member)| KnownNode { node: *node, addresses: member.data_addresses.clone() })
             .collect();
         for (node, member) in &now.members {
-            discovery.learn(*node, &member.discovery_addresses);
+            let at = member.discovery_addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            let seed = Seed { node: *node, data: member.data_addresses.clone(), discovery: at };
+            if discovery.seed(seed).await.is_err() {
+                return;
+            }
         }
         if let Ok(mut file) = home.network()
             && !contacts.is_empty()

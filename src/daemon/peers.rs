@@ -36,9 +36,15 @@ pub enum Ask {
     /// How a volume attached there stands.
     Report(VolumeId),
     /// Flush and let go of a volume, if it is attached with this epoch: another node takes over.
-    HandOver { volume: VolumeId, epoch: Epoch },
+    HandOver {
+        volume: VolumeId,
+        epoch: Epoch,
+    },
     /// Detach a volume for good, within so many milliseconds.
-    Detach { volume: VolumeId, limit_ms: u64 },
+    Detach {
+        volume: VolumeId,
+        limit_ms: u64,
+    },
 }
 
 /// Its answer.

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::statvfs;
 use tokio::sync::watch;
 
 use crate::base::error::{Fault, Kind, Result};
-use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
+use crate::base::id::{Incarnation, NodeId, SiloId, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::consensus::{Group, ProposeError};
 use crate::cluster::replication::service::{SiloHandle, SiloService, Silos};
@@ -33,11 +34,11 @@ pub struct NodeSilos {
 
 impl NodeSilos {
     /// Opens every silo, formats those that are blank, and starts their threads.
-    pub fn open(specs: &[SiloSpec], network: NetworkId) -> Result<NodeSilos> {
+    pub fn open(specs: &[SiloSpec]) -> Result<NodeSilos> {
         let boot = boot_id()?;
         let mut silos = NodeSilos { services: Vec::new(), registry: Silos::default() };
         for spec in specs {
-            let silo = open_silo(spec, network, boot)?;
+            let silo = open_silo(spec, boot)?;
             let capacity = silo.capacity_bytes();
             tracing::info!("silo {} at {}: {}", silo.id().short(), spec.path.display(), Size(capacity));
             let service = SiloService::start(silo, boot, tokio::runtime::Handle::current())
@@ -94,31 +95,38 @@ impl SiloView {
             path: self.path.clone(),
             capacity_bytes: self.capacity_bytes,
             used_bytes: silo.used_bytes(),
-            fault: silo.faulted(),
+            fault: silo.faulted().map(|fault| fault.to_string()),
         }
     }
 }
 
-fn open_silo(spec: &SiloSpec, network: NetworkId, boot: [u8; 16]) -> Result<Silo> {
+fn open_silo(spec: &SiloSpec, boot: [u8; 16]) -> Result<Silo> {
     create_dir(&spec.path)?;
     let fault = |error: StoreError| store_fault(&spec.path, &error);
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(&spec.path).map_err(fault)?);
-    let options = SiloOptions {
-        capacity_bytes: spec.capacity.map(|size| size.0),
-        incarnation: Incarnation(rand::random()),
-        boot_id: boot,
-        network,
-        ..SiloOptions::default()
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&spec.path));
+    let capacity_bytes = match spec.capacity {
+        Some(size) => size.0,
+        None => {
+            let stat = statvfs(&spec.path).map_err(|error| Fault::io("look at", &spec.path, &error.into()))?;
+            stat.f_blocks * stat.f_frsize
+        }
     };
-    Silo::open_or_format(disk, SiloId::random(), options).map_err(fault)
+    let options = SiloOptions::new(capacity_bytes, Incarnation(rand::random()), boot);
+    match Silo::open(disk.clone(), options.clone()) {
+        Err(StoreError::NotFormatted | StoreError::HalfFormatted) => {
+            Silo::format(disk.clone(), SiloId::random()).map_err(fault)?;
+            Silo::open(disk, options).map_err(fault)
+        }
+        opened => opened.map_err(fault),
+    }
 }
 
 /// A store's error as a person is told.
 fn store_fault(path: &Path, error: &StoreError) -> Fault {
     let (kind, hint) = match error {
-        StoreError::InUse => (Kind::Conflict, "stop the other daemon, or choose another --silo"),
+        StoreError::Locked => (Kind::Conflict, "stop the other daemon, or choose another --silo"),
         StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory with --silo"),
-        StoreError::Version(_) => (Kind::Failed, "install the newer infinit again"),
+        StoreError::Newer { .. } => (Kind::Failed, "install the newer infinit again"),
         _ => (Kind::Failed, "the volumes live on with their other copies: start with a new, empty silo"),
     };
     Fault::new(kind, format!("silo {}: {error}", path.display())).hint(hint)
@@ -136,12 +144,7 @@ fn boot_id() -> Result<[u8; 16]> {
 /// Tells the cluster of a silo's opening until it knows: until then the silo keeps its chain of incarnations.
 pub async fn announce(view: SiloView, node: NodeId, group: Group) {
     let silo = view.handle.silo().clone();
-    let opening = SiloOpening {
-        silo: silo.id(),
-        node,
-        capacity_bytes: view.capacity_bytes,
-        chain: silo.chain(),
-    };
+    let opening = SiloOpening { silo: silo.id(), node, capacity_bytes: view.capacity_bytes, chain: silo.chain() };
     loop {
         match group.propose(Command::OpenSilo(opening.clone()), OPEN_LIMIT).await {
             Ok(_) => {

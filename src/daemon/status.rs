@@ -136,13 +136,16 @@ impl Observer {
         let mut found: Vec<api::Node> = if name == "self" {
             nodes.into_iter().filter(|node| node.this).collect()
         } else {
-            let hit = |node: &api::Node| node.name == name || (name.len() >= 4 && node.id.to_string().starts_with(name));
+            let hit =
+                |node: &api::Node| node.name == name || (name.len() >= 4 && node.id.to_string().starts_with(name));
             nodes.into_iter().filter(hit).collect()
         };
         match (found.pop(), found.is_empty()) {
             (Some(node), true) => Ok(node),
-            (Some(_), false) => Err(Fault::usage(format!("several nodes are called '{name}'"))
-                .hint("name it by its id: infinit node list")),
+            (Some(_), false) => {
+                Err(Fault::usage(format!("several nodes are called '{name}'"))
+                    .hint("name it by its id: infinit node list"))
+            }
             (None, _) => Err(Fault::not_found(format!("there is no node '{name}'")).hint("infinit node list")),
         }
     }
@@ -233,13 +236,7 @@ impl Observer {
         }
     }
 
-    fn slot(
-        &self,
-        state: &ClusterState,
-        volume: &Volume,
-        index: usize,
-        report: Option<&AttachedReport>,
-    ) -> api::Slot {
+    fn slot(&self, state: &ClusterState, volume: &Volume, index: usize, report: Option<&AttachedReport>) -> api::Slot {
         let placed = &volume.slots[index];
         let told: Option<&SlotReport> =
             report.and_then(|report| report.report.as_ref()).and_then(|report| report.slots.get(index));
@@ -285,7 +282,8 @@ impl Observer {
         let status = self.group.status();
         if !status.has_quorum {
             warnings.push(Warning {
-                message: "the cluster has no quorum: volumes that are attached go on, nothing can be changed".to_owned(),
+                message: "the cluster has no quorum: volumes that are attached go on, nothing can be changed"
+                    .to_owned(),
                 hint: Some("start the nodes that are down".to_owned()),
             });
         }
@@ -319,7 +317,11 @@ fn health(
     let holder = state.node_label(attachment.node);
     if attachment.export_closed {
         let reason = "the machines lost power while it was attached, and answered writes may be lost".to_owned();
-        return (VolumeState::Suspended, Some(reason), Some(format!("check its clients, then: infinit volume attach {name}")));
+        return (
+            VolumeState::Suspended,
+            Some(reason),
+            Some(format!("check its clients, then: infinit volume attach {name}")),
+        );
     }
     if report.is_none_or(|report| report.report.is_none()) {
         let reason = format!("node {holder}, which it is attached to, does not serve it");

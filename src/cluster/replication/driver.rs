@@ -117,7 +117,11 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut inputs: mpsc::UnboundedReceiver<Input>, mut messages: mpsc::UnboundedReceiver<Incoming>) {
+    async fn run(
+        mut self,
+        mut inputs: mpsc::UnboundedReceiver<Input>,
+        mut messages: mpsc::UnboundedReceiver<Incoming>,
+    ) {
         let now = Moment::now();
         for silo in self.connections.local() {
             self.writer.connected(now, silo);

@@ -12,13 +12,19 @@ use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, S
 use crate::cluster::replication::message::{
     Answer, BlockData, FromSilo, Listing, Parcel, ReadRefusal, Refusal, Request, Run, RunKind, ToSilo,
 };
-use crate::store::delta::ExtentListing;
+use crate::cluster::replication::writer::RETAINED_BYTES_MAX;
+use crate::store::commit::{self, SlotCommit};
 use crate::store::error::StoreError;
-use crate::store::silo::{BlockKind, IndexChange, Silo, SlotCommit};
+use crate::store::read::Allocation;
+use crate::store::silo::Silo;
+use crate::store::staging::ExtentListing;
 
 /// The most that one answer to a delta carries: enough to keep a connection busy, little enough that writes do not
 /// wait long behind it.
 const DELTA_BYTES: usize = 512 << 10;
+
+/// What a slot may still be sent after its silo said that it takes no new writes: all that a writer remembers.
+const RESERVE_BYTES_A_SLOT: u64 = RETAINED_BYTES_MAX as u64;
 
 /// One silo's acceptor and its store.
 pub struct Keeper {
@@ -46,11 +52,11 @@ impl Keeper {
             incarnation: silo.incarnation(),
             chain: silo.chain(),
             boot,
-            fsync_failed: silo.fsync_failed(),
+            fsync_failed: silo.faulted().is_some(),
         };
         let mut acceptor = Acceptor::new(opening, silo.slots(), now);
         if let Some(why) = silo.faulted() {
-            acceptor.set_fault(why);
+            acceptor.set_fault(why.to_string());
         }
         Self { acceptor, silo, batch: Vec::new(), effects: Vec::new() }
     }
@@ -68,6 +74,17 @@ impl Keeper {
         self.silo.confirm(self.silo.incarnation())?;
         self.acceptor.confirmed();
         Ok(())
+    }
+
+    /// The cluster does not take this silo: it serves nothing from here on.
+    pub fn retire(&mut self, why: String) {
+        self.acceptor.set_fault(why);
+    }
+
+    /// Whether the silo has room for new writes beside what it keeps for those that are sequenced already (rule 6).
+    pub fn takes_writes(&self) -> bool {
+        let slots = self.acceptor.slots().count() as u64;
+        self.silo.takes_writes(slots.max(1) * RESERVE_BYTES_A_SLOT)
     }
 
     pub fn set_takes_writes(&mut self, takes_writes: bool) {
@@ -132,19 +149,19 @@ impl Keeper {
             Effect::Append(record) => self.batch.push(record),
             Effect::Reply(session, reply) => outcome.replies.push((session, reply)),
             Effect::Sync => outcome.sync = true,
-            Effect::Committed(key, seq) => self.silo.set_committed(key, seq),
-            Effect::Peers(key, peers) => self.silo.set_peers(key, peers),
+            Effect::Committed(key, seq) => self.silo.set_committed(key, seq)?,
+            Effect::Peers(key, peers) => self.silo.set_peers(key, peers)?,
             Effect::Serve(session, volume, request) => {
                 self.write_batch()?;
                 outcome.serves.push((session, volume, request));
             }
             Effect::Stage(key, listing) => {
                 self.write_batch()?;
-                self.silo.stage_listing(key, &listing_to_store(&listing));
+                self.silo.stage_listing(key, &listing_to_store(&listing))?;
             }
             Effect::DropStaging(key) => {
                 self.write_batch()?;
-                self.silo.discard_staging(key);
+                self.silo.discard_staging(key)?;
             }
             Effect::SyncNow => {
                 self.write_batch()?;
@@ -160,7 +177,7 @@ impl Keeper {
             }
             Effect::ReplyChanged { session, key, epoch, attempt, base } => {
                 self.write_batch()?;
-                let changed = self.silo.changed_extents(key, base);
+                let changed = self.silo.changed_extents(key, base)?;
                 let incarnation = self.acceptor.opening().incarnation;
                 let answer = Answer::CatchingUp { slot: key.slot, epoch, incarnation, attempt, changed };
                 outcome.replies.push((session, FromSilo::Rare(self.silo.id(), key.volume, answer)));
@@ -191,8 +208,7 @@ impl Keeper {
         self.acceptor.set_fault(error.to_string());
         let reason = Refusal::Faulted(error.to_string());
         for (_, reply) in &mut outcome.replies {
-            let answer =
-                Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: reason.clone() };
+            let answer = Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: reason.clone() };
             *reply = FromSilo::Rare(reply.silo(), reply.volume(), answer);
         }
         outcome.serves.clear();
@@ -215,7 +231,7 @@ pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
         }
         Request::Delta { id, slot, base, from_extent, also, .. } => {
             let key = SlotKey { volume, slot: *slot };
-            let delta = silo.delta(key, *base, *from_extent, also, DELTA_BYTES).map_err(read_refusal);
+            let delta = silo.delta(key, *base, also, *from_extent, DELTA_BYTES).map_err(read_refusal);
             let result = delta.map(|delta| {
                 let mut parcel = Parcel::default();
                 let mut records = BytesMut::new();
@@ -255,21 +271,21 @@ fn read_refusal(error: StoreError) -> ReadRefusal {
     }
 }
 
-fn run_of((blocks, kind): (u64, BlockKind)) -> Run {
+fn run_of((blocks, kind): (u64, Allocation)) -> Run {
     let kind = match kind {
-        BlockKind::Data => RunKind::Data,
-        BlockKind::Zero => RunKind::Zero,
-        BlockKind::Hole => RunKind::Hole,
+        Allocation::Data => RunKind::Data,
+        Allocation::Zero => RunKind::Zero,
+        Allocation::Hole => RunKind::Hole,
     };
     Run { blocks, kind }
 }
 
-fn change_to_store(change: Change) -> IndexChange {
+fn change_to_store(change: Change) -> commit::Change {
     match change {
-        Change::Keep => IndexChange::Keep,
-        Change::Adopt { base } => IndexChange::Adopt { base },
-        Change::Revert { vote } => IndexChange::Revert { vote },
-        Change::Forget => IndexChange::Forget,
+        Change::Keep => commit::Change::Keep,
+        Change::Adopt { base } => commit::Change::Adopt { base },
+        Change::Revert { vote } => commit::Change::Revert { vote },
+        Change::Forget => commit::Change::Forget,
     }
 }
 

@@ -31,6 +31,7 @@ enum Input {
     Message(NodeId, Session, ToSilo),
     Synced(Vec<(SlotKey, Seq)>, Result<(), StoreError>),
     Confirmed,
+    Retire(String),
     Forget(VolumeId),
     Inspect(Box<dyn FnOnce(&Keeper) + Send>),
     Stop,
@@ -133,6 +134,11 @@ impl SiloHandle {
         self.send(Input::Confirmed);
     }
 
+    /// Takes the silo out of service for good.
+    pub fn retire(&self, why: String) {
+        self.send(Input::Retire(why));
+    }
+
     /// The volume was deleted.
     pub fn forget(&self, volume: VolumeId) {
         self.send(Input::Forget(volume));
@@ -212,7 +218,7 @@ impl Worker {
         let now = Moment::now();
         if now.since(self.checked_at) >= SPACE_CHECK_EVERY {
             self.checked_at = now;
-            let takes_writes = self.keeper.silo().takes_writes();
+            let takes_writes = self.keeper.takes_writes();
             self.keeper.set_takes_writes(takes_writes);
         }
         let outcome = self.keeper.process(now, messages.drain(..));
@@ -241,6 +247,7 @@ impl Worker {
                     tracing::error!("cannot remember that the silo's incarnation is confirmed: {error}");
                 }
             }
+            Input::Retire(why) => self.keeper.retire(why),
             Input::Forget(volume) => {
                 let outcome = self.keeper.forget(volume);
                 self.dispatch(outcome);
