@@ -108,6 +108,10 @@ if [ -z "$binary" ]; then
 fi
 [ -f "$binary" ] || fail "there is no binary at $binary" "give a built one with --binary PATH"
 [ -x "$binary" ] || fail "$binary cannot be run" "chmod +x $binary"
+case $("$binary" --version 2>/dev/null || true) in
+    "infinit "*) ;;
+    *) fail "$binary is no infinit that runs on this machine" "give one that does with --binary PATH" ;;
+esac
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

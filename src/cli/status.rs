@@ -33,8 +33,9 @@ impl StatusArgs {
     }
 }
 
-/// Goes on while the daemon is away: that too is something to see.
+/// Begins only before a daemon; then goes on while it is away: that too is something to see.
 async fn watch(client: &Client, terminal: &Terminal) -> Result<(), Stop> {
+    client.get::<Status>("/v1/status").await?;
     let mut redraw = interval(REDRAW_EVERY);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

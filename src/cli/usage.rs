@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::builder::StyledStr;
 use clap::error::ErrorKind;
 
 use crate::base::error::Fault;
@@ -13,11 +14,15 @@ use crate::cli::terminal::{Output, Stop, Terminal};
 pub fn report(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let terminal = terminal(args);
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => show(error, &terminal),
-        // No argument at all is a question, not a mistake.
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if args.len() <= 1 => show(error, &terminal),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !terminal.is_json() => {
-            terminal.complain(&rendered(error, terminal.colored_err()));
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => show(&error.render(), &terminal),
+        // Which of the two clap says depends on whether the environment sets an option.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand if !terminal.is_json() => {
+            let help = help(args);
+            // No argument at all is a question, not a mistake.
+            if args.len() <= 1 {
+                return show(&help, &terminal);
+            }
+            terminal.complain(&text(&help, terminal.colored_err()));
             ExitCode::from(2)
         }
         _ => {
@@ -36,8 +41,8 @@ fn terminal(args: &[OsString]) -> Terminal {
     Terminal::new(output, false, 0, given.contains(&"--no-color"))
 }
 
-fn show(error: &clap::Error, terminal: &Terminal) -> ExitCode {
-    match terminal.print(&rendered(error, terminal.colored())) {
+fn show(styled: &StyledStr, terminal: &Terminal) -> ExitCode {
+    match terminal.print(&text(styled, terminal.colored())) {
         Ok(()) | Err(Stop::ReaderGone) => ExitCode::SUCCESS,
         Err(Stop::Fault(fault)) => {
             terminal.fault(&fault);
@@ -46,16 +51,29 @@ fn show(error: &clap::Error, terminal: &Terminal) -> ExitCode {
     }
 }
 
-fn rendered(error: &clap::Error, colored: bool) -> String {
-    let text = error.render();
-    if colored { text.ansi().to_string() } else { text.to_string() }
+fn text(styled: &StyledStr, colored: bool) -> String {
+    if colored { styled.ansi().to_string() } else { styled.to_string() }
+}
+
+/// The help of the command as far as it was understood.
+fn help(args: &[OsString]) -> StyledStr {
+    let mut definitions = crate::cli::definitions();
+    definitions.build();
+    let mut command = &mut definitions;
+    for arg in args.iter().skip(1).filter_map(|arg| arg.to_str()) {
+        if command.find_subcommand(arg).is_some() {
+            // Looked up twice because a borrow that may end in the old command cannot move to the new one.
+            command = command.find_subcommand_mut(arg).expect("it was found just now");
+        }
+    }
+    command.render_help()
 }
 
 /// One line that says what is wrong, and a hint: the parser's own, clap's suggestion, or where to read on.
 fn fault(error: &clap::Error, args: &[OsString]) -> Fault {
     let text = error.render().to_string();
     let help = format!("see {} --help", command_path(args));
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
         return Fault::usage(format!("{} needs a verb", command_path(args))).hint(help);
     }
     let mut lines = text.lines().take_while(|line| !line.starts_with("Usage:"));

@@ -564,12 +564,16 @@ mod tests {
         fn same<T: Serialize + fmt::Display>(value: T) {
             assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{value}\""));
         }
-        [Role::Storage, Role::Client, Role::Admin].map(same);
-        [NodeState::Up, NodeState::Down, NodeState::Joining].map(same);
-        [SiloState::Up, SiloState::Down, SiloState::Damaged].map(same);
-        [Durability::Flush, Durability::Write].map(same);
-        [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached].map(same);
-        [ReplicaState::UpToDate, ReplicaState::CatchingUp, ReplicaState::Down, ReplicaState::Damaged].map(same);
+        [Role::Storage, Role::Client, Role::Admin].into_iter().for_each(same);
+        [NodeState::Up, NodeState::Down, NodeState::Joining].into_iter().for_each(same);
+        [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
+        [Durability::Flush, Durability::Write].into_iter().for_each(same);
+        [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached]
+            .into_iter()
+            .for_each(same);
+        [ReplicaState::UpToDate, ReplicaState::CatchingUp, ReplicaState::Down, ReplicaState::Damaged]
+            .into_iter()
+            .for_each(same);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `install.sh` into a place of its own, and out again without a trace.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -66,12 +67,19 @@ fn a_package_is_made_below_its_destdir() {
 
 #[test]
 fn wrong_arguments_are_refused_with_a_hint() {
-    let cases: [(i32, &[&str]); 5] = [
+    let home = Home::new();
+    let text = home.path().join("text");
+    std::fs::write(&text, "exit 3").unwrap();
+    let script = home.path().join("script");
+    std::fs::write(&script, "exit 3").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let cases: [(i32, &[&str]); 6] = [
         (2, &["--prefiks", "/x"]),
         (2, &["--prefix"]),
         (2, &["--prefix", "relative", "--binary", BINARY]),
         (1, &["--binary", "/nonexistent/infinit"]),
-        (1, &["--binary", "/etc/hostname"]),
+        (1, &["--binary", text.to_str().unwrap()]),
+        (1, &["--binary", script.to_str().unwrap()]),
     ];
     for (code, args) in cases {
         let output = install(args);

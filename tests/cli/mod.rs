@@ -36,8 +36,10 @@ impl Home {
     }
 
     /// The binary with this home, an environment that does not depend on who runs the tests, and nothing to read.
+    /// One that hangs is ended, with exit code 124, so that the test fails instead of hanging too.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new("timeout");
+        command.args(["--foreground", "60", BINARY]);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
         command.env("INFINIT_HOME", self.path()).args(args).stdin(Stdio::null());
         command

@@ -16,7 +16,7 @@ fn on_terminal(
     prompt_and_keys: Option<(&str, &str)>,
 ) -> (String, i32) {
     let mut command = Command::new("script");
-    command.args(["-qec", &format!("{BINARY} {args}"), "/dev/null"]).env_remove("NO_COLOR");
+    command.args(["-qec", &format!("timeout --foreground 60 {BINARY} {args}"), "/dev/null"]).env_remove("NO_COLOR");
     command.env("TERM", "xterm").env("INFINIT_HOME", home.path()).envs(variables.iter().copied());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut keyboard = child.stdin.take().unwrap();

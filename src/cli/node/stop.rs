@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use crate::base::error::{Fault, plain};
@@ -33,29 +33,40 @@ impl StopArgs {
         let client = context.daemon().await?.with_timeout(self.timeout.0);
         let stopping: Stopping = client.post("/v1/node/stop", &serde_json::json!({})).await?;
         let spinner = context.terminal.spinner(format!("stopping node {}", stopping.node.name));
-        // The descriptor of a process becomes readable when the process ends.
-        let ended = tokio::time::timeout(self.timeout.0, process.readable()).await;
+        let ended = await_end(process, self.timeout).await;
         spinner.finish_and_clear();
-        match ended {
-            Err(_) => Err(Fault::timed_out(format!("node {} still runs after {}", stopping.node.name, self.timeout))
+        if !ended? {
+            return Err(Fault::timed_out(format!("node {} still runs after {}", stopping.node.name, self.timeout))
                 .hint("its log says what it waits for")
-                .into()),
-            Ok(Err(error)) => Err(Fault::failed(format!("cannot watch the daemon: {}", plain(&error))).into()),
-            Ok(Ok(_)) => {
-                context.terminal.note(&format!("node {} has stopped", stopping.node.name));
-                context.terminal.show(&stopping, String::new)
-            }
+                .into());
         }
+        context.terminal.note(&format!("node {} has stopped", stopping.node.name));
+        context.terminal.show(&stopping, String::new)
     }
 }
 
 /// The process at the other end, held so that its end can be awaited even if its number is used again.
-fn daemon_process(stream: &UnixStream) -> Result<AsyncFd<OwnedFd>, Fault> {
+fn daemon_process(stream: &UnixStream) -> Result<OwnedFd, Fault> {
     let refuse = |error: std::io::Error| Fault::failed(format!("cannot find the daemon's process: {}", plain(&error)));
     let pid = stream.peer_cred().map_err(refuse)?.pid().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| {
         Fault::failed("the daemon runs in another container").hint("stop it there, or stop its container")
     })?;
-    let descriptor = pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|error| refuse(error.into()))?;
-    AsyncFd::register(descriptor).map_err(refuse)
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| refuse(error.into()))
+}
+
+/// Whether the process ended in time: its descriptor becomes readable when it does.
+async fn await_end(process: OwnedFd, timeout: Span) -> Result<bool, Fault> {
+    let limit = Timespec::try_from(timeout.0).ok();
+    let wait = move || loop {
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], limit.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready,
+        }
+    };
+    let ready =
+        tokio::task::spawn_blocking(wait).await.map_err(|_| Fault::failed("waiting for the daemon broke off"))?;
+    ready
+        .map(|count| count > 0)
+        .map_err(|error| Fault::failed(format!("cannot watch the daemon: {}", plain(&error.into()))))
 }
