@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use infinit::interface::nbd::protocol::{
+    CMD_FLAG_REQ_ONE, CMD_FLUSH, CMD_WRITE, OPTION_BYTES_MAX, OPTION_DRAIN_BYTES_MAX, PAYLOAD_BYTES_MAX,
+    PAYLOAD_DRAIN_BYTES_MAX, REP_ERR_TOO_BIG, REP_ERR_UNSUP,
+};
 use infinit::volume::block::memory::Memory;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::Served;
-use super::raw::*;
+use super::raw::{Raw, option, request};
 use crate::tools::python;
 
 /// Bytes at the start of the export that the abuse may write; the bystander has the megabyte after them.

@@ -1,9 +1,14 @@
 //! Clients that break the protocol lose their own connection, and only that.
 
+use infinit::interface::nbd::protocol::{
+    CMD_DISC, CMD_FLAG_DF, CMD_FLUSH, CMD_READ, CMD_WRITE, OPT_ABORT, OPT_EXPORT_NAME, OPT_GO, OPT_LIST,
+    OPTION_BYTES_MAX, OPTION_DRAIN_BYTES_MAX, PAYLOAD_BYTES_MAX, PAYLOAD_DRAIN_BYTES_MAX, REP_ACK, REP_ERR_INVALID,
+    REP_ERR_TOO_BIG, REP_ERR_UNKNOWN, REP_ERR_UNSUP, REP_SERVER,
+};
 use infinit::volume::block::memory::Memory;
 
 use super::Served;
-use super::raw::*;
+use super::raw::{Raw, ask, option, request, u64_at};
 
 const MIB: u64 = 1 << 20;
 

@@ -5,7 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-pub use infinit::interface::nbd::protocol::*;
+use infinit::interface::nbd::protocol::{
+    BASE_ALLOCATION, CMD_READ, CMD_WRITE, INIT_MAGIC, OPT_GO, OPT_SET_META_CONTEXT, OPT_STRUCTURED_REPLY, OPTION_MAGIC,
+    OPTION_REPLY_MAGIC, REP_ACK, REP_INFO, REP_META_CONTEXT, REPLY_ERROR, REPLY_FLAG_DONE, REQUEST_MAGIC,
+    SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC,
+};
 
 /// No answer takes so long, unless something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);

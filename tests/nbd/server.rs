@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 
 use infinit::base::error::Kind;
+use infinit::interface::nbd::protocol::{
+    CMD_DISC, CMD_READ, CMD_WRITE, CONNECTIONS_MAX, HANDSHAKE_MAX, OPT_GO, REP_ERR_UNKNOWN, STOP_MAX,
+};
 use infinit::interface::nbd::{Address, Server};
 use infinit::volume::block::device::Device;
 use infinit::volume::block::memory::Memory;
 
 use super::Served;
-use super::raw::*;
+use super::raw::{Raw, ask, request};
 
 const MIB: u64 = 1 << 20;
 
@@ -23,11 +26,12 @@ fn a_stop_answers_what_is_in_flight_and_refuses_the_rest() {
     served.runtime.block_on(memory.waiting(1));
     let stopped = served.runtime.spawn(served.server.take().unwrap().stop());
     assert!(idle.is_closed() && undecided.is_closed());
-    assert_eq!(Raw::connect(&served.socket()).err().unwrap().kind(), ErrorKind::NotFound, "the socket is gone");
+    assert!(Raw::connect(&served.socket()).is_err(), "nobody is let in any more");
     drop(hold);
     assert_eq!(busy.answer().unwrap().errno, 0);
     assert!(busy.is_closed());
     served.runtime.block_on(stopped).unwrap();
+    assert_eq!(Raw::connect(&served.socket()).err().unwrap().kind(), ErrorKind::NotFound, "the socket is gone");
     assert_eq!(served.runtime.block_on(memory.read(0, 4)).unwrap(), "kept");
     assert_eq!(served.counts().connections_open, 0);
 }
@@ -44,6 +48,18 @@ fn a_stop_does_not_wait_for_ever() {
     served.runtime.block_on(served.server.take().unwrap().stop());
     assert!(began.elapsed() >= STOP_MAX && began.elapsed() < STOP_MAX * 2);
     assert!(stuck.is_closed());
+}
+
+#[test]
+fn a_client_that_never_chooses_is_closed() {
+    let served = Served::new(Memory::new(MIB));
+    let began = std::time::Instant::now();
+    let mut silent = Raw::connect_silent(&served.socket()).unwrap();
+    let mut halfway = Raw::connect(&served.socket()).unwrap();
+    let mut chosen = served.connect(false);
+    assert!(silent.is_closed() && halfway.is_closed());
+    assert!(began.elapsed() >= HANDSHAKE_MAX && began.elapsed() < HANDSHAKE_MAX * 2);
+    assert_eq!(chosen.read(0, 1).unwrap(), [0], "who has chosen may be idle");
 }
 
 #[test]

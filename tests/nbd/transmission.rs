@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use infinit::interface::nbd::protocol::{
+    CMD_DISC, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, REPLY_OFFSET_DATA, REQUESTS_MAX,
+};
 use infinit::volume::block::device::{Device, IoError};
 use infinit::volume::block::memory::Memory;
 
 use super::Served;
-use super::raw::*;
+use super::raw::request;
 
 const MIB: u64 = 1 << 20;
 

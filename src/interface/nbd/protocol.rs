@@ -107,8 +107,8 @@ pub const OPTION_BYTES_MAX: u32 = 64 << 10;
 pub const OPTION_DRAIN_BYTES_MAX: u32 = 1 << 20;
 /// The specification's longest string.
 pub const STRING_BYTES_MAX: usize = 4096;
-/// A client that has not chosen an export by then is no client: people type option by option only in a debugger.
-pub const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
+/// A client that has not chosen an export by then is none: clients take a few milliseconds.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// Requests of one connection that the device works on at once. Twice the deepest queue of the kernel's client (128);
 /// with more waiting, the socket is simply not read.
