@@ -34,8 +34,6 @@ use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, Outcome};
 use crate::cluster::state::refusal::Refusal;
 
-/// How long one try of a proposal or read waits before the leader is looked for again.
-const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries, unless the status changes before.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long a leader works on a proposal of another member, which will have asked again by then.
@@ -115,7 +113,8 @@ impl Group {
         let inconsistent = |why: String| LogError::Inconsistent(why);
         let config = tuning.raft_config().map_err(|error| inconsistent(error.to_string()))?;
         let quorum = Arc::new(AtomicBool::new(false));
-        let peers = Peers { node, group: CLUSTER_GROUP, rpc, quorum: Arc::clone(&quorum) };
+        let patience = tuning.stale();
+        let peers = Peers { node, group: CLUSTER_GROUP, rpc, patience, quorum: Arc::clone(&quorum) };
         let raft = Raft::new(node, Arc::new(config), peers.clone(), store, machine).await;
         let raft = raft.map_err(|error| inconsistent(error.to_string()))?;
 
@@ -374,7 +373,7 @@ impl Group {
             round += 1;
             let before = status.borrow_and_update().leader;
             if let Some(leader) = asked {
-                let until = deadline.min(Instant::now() + TRY_LIMIT);
+                let until = deadline.min(Instant::now() + self.try_limit());
                 match timeout_at(until, ask(leader)).await {
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(Miss::Stopped)) => return Err(ProposeError::Stopped),
@@ -392,6 +391,11 @@ impl Group {
                 let _ = timeout_at(until, changed).await;
             }
         }
+    }
+
+    /// How long one try of a proposal or read waits before the leader is looked for again.
+    fn try_limit(&self) -> Duration {
+        2 * self.inner.tuning.stale()
     }
 
     /// The leader as far as this member knows.
@@ -412,7 +416,7 @@ impl Group {
         if leader == self.inner.peers.node {
             return self.propose_here(proposal).await;
         }
-        match self.inner.peers.ask(leader, &Request::Propose(proposal), TRY_LIMIT).await {
+        match self.inner.peers.ask(leader, &Request::Propose(proposal), self.try_limit()).await {
             Ok(Answer::Proposed { answer, applied }) => Ok((answer, applied)),
             Ok(Answer::NotLeader(Some(leader))) => Err(Miss::Leader(leader)),
             Ok(_) | Err(_) => Err(Miss::Unknown),
@@ -436,7 +440,7 @@ impl Group {
         if leader == self.inner.peers.node {
             return self.read_index_here().await;
         }
-        match self.inner.peers.ask(leader, &Request::ReadIndex, TRY_LIMIT).await {
+        match self.inner.peers.ask(leader, &Request::ReadIndex, self.try_limit()).await {
             Ok(Answer::ReadIndex(index)) => Ok(index),
             Ok(Answer::NotLeader(Some(leader))) => Err(Miss::Leader(leader)),
             Ok(_) | Err(_) => Err(Miss::Unknown),
@@ -445,7 +449,7 @@ impl Group {
 
     /// Confirms the leadership with a majority, by a round of heartbeats sent after this call.
     async fn read_index_here(&self) -> Result<u64, Miss> {
-        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(TRY_LIMIT);
+        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(self.try_limit());
         match self.inner.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(entries_to_read(&linearizer)),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(self.elsewhere(to.leader_id)),

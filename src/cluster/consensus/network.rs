@@ -25,8 +25,6 @@ use crate::cluster::consensus::types::{RaftVote, Snapshot, Types};
 use crate::cluster::consensus::wire::{self, Answer, Failure, Request, SnapshotPart};
 use crate::cluster::consensus::{Rpc, RpcError};
 
-/// How long an append may take: longer than a slow disk's fsync, shorter than what a person waits for.
-const APPEND_LIMIT: Duration = Duration::from_secs(2);
 /// How long one part of a snapshot may take; the last one includes the installation.
 const PART_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of a snapshot in one message.
@@ -38,6 +36,8 @@ pub(super) struct Peers {
     pub node: NodeId,
     pub group: GroupNumber,
     pub rpc: Arc<dyn Rpc>,
+    /// How long an append may take before it is sent again, which is harmless.
+    pub patience: Duration,
     /// This member leads, and has heard from a majority lately.
     pub quorum: Arc<AtomicBool>,
 }
@@ -100,7 +100,7 @@ impl RaftNetworkV2<Types> for Peer {
         let from_the_start = entries.prev_log_id.is_none();
         let quorum = self.peers.quorum.load(Ordering::Relaxed);
         let request = Request::Append { entries, quorum };
-        match self.ask(RPCTypes::AppendEntries, &request, APPEND_LIMIT).await? {
+        match self.ask(RPCTypes::AppendEntries, &request, self.peers.patience).await? {
             // Nothing precedes the first entry, so nothing can be in conflict with it; openraft would panic.
             Answer::Append(AppendEntriesResponse::Conflict) if from_the_start => Err(wrong()),
             Answer::Append(response) => Ok(response),

@@ -20,8 +20,9 @@ pub struct GroupStatus {
     /// The leader, if it was heard lately and a majority hears it.
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// Those who vote; while that changes, those who did until now.
     pub voters: BTreeSet<NodeId>,
-    /// Members that are told but do not vote.
+    /// Members that are told of everything but do not vote.
     pub learners: BTreeSet<NodeId>,
     /// How many log entries are applied to the local state.
     pub applied: u64,
@@ -44,10 +45,12 @@ pub(super) struct Sources {
 
 /// The status, and until when it holds if nothing happens.
 fn status(metrics: &Metrics, heard: Option<Instant>, applied: u64, stale: Duration) -> (GroupStatus, Option<Instant>) {
-    let membership = metrics.membership_config.membership();
-    let voters: BTreeSet<_> = membership.voter_ids().collect();
+    let committed = metrics.committed_membership_config.membership();
+    let voters = committed.get_joint_config().first().cloned().unwrap_or_default();
+    let learners = committed.nodes().map(|(node, ())| *node).filter(|node| !voters.contains(node)).collect();
     let leads = metrics.state.is_leader() && metrics.current_leader == Some(metrics.id);
-    let alone = voters.len() == 1 && voters.contains(&metrics.id);
+    // What counts for a majority is the newest membership, committed or not.
+    let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
     let sign =
         if leads { metrics.last_quorum_acked.and_then(|at| Instant::now().checked_sub(at.elapsed())) } else { heard };
     let until = sign.map(|at| at + stale);
@@ -57,8 +60,8 @@ fn status(metrics: &Metrics, heard: Option<Instant>, applied: u64, stale: Durati
     let status = GroupStatus {
         leader: metrics.current_leader.filter(|_| has_quorum),
         term: metrics.current_term,
-        learners: membership.learner_ids().collect(),
         voters,
+        learners,
         applied,
         has_quorum,
         stopped,

@@ -244,6 +244,11 @@ pub(super) struct Cluster {
 impl Cluster {
     /// The first `count` nodes, joined, each with a silo; three of them vote if there are as many.
     pub async fn new(count: usize, tuning: Tuning) -> Cluster {
+        if std::env::var("RUST_LOG").is_ok() {
+            // A second test in the same process finds it set.
+            let _ =
+                tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).try_init();
+        }
         let mut cluster = Cluster { net: Arc::default(), disks: BTreeMap::new(), tuning };
         cluster.start(0).await;
         cluster.group(0).bootstrap(genesis()).await.unwrap();
@@ -291,10 +296,6 @@ impl Cluster {
 
     pub fn group(&self, index: usize) -> Group {
         self.net.member(node(index)).unwrap()
-    }
-
-    pub fn disk(&self, index: usize) -> &Disk {
-        &self.disks[&index]
     }
 
     /// Waits until a member's status is as wanted.
