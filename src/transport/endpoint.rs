@@ -200,11 +200,7 @@ impl Shared {
     }
 
     /// The listener's part of the greeting.
-    async fn receive(
-        self: &Arc<Self>,
-        tcp: TcpStream,
-        incoming: &mpsc::Sender<Channel>,
-    ) -> Result<(), GreetingError> {
+    async fn receive(self: &Arc<Self>, tcp: TcpStream, incoming: &mpsc::Sender<Channel>) -> Result<(), GreetingError> {
         tune(&tcp).map_err(|error| StreamError::Io(plain(&error)))?;
         let mut stream = SecureStream::server(tcp, self.tls.server())?;
         let peer = stream.handshake().await?;

@@ -160,11 +160,9 @@ mod tests {
         let (owner, node) = (NetworkKey::generate(), NodeKey::generate().node());
         let passport = Passport::by_network(&owner, node, Role::Storage, 10).unwrap();
         let hello = Hello { network: owner.network(), purpose: Purpose::Data, passport };
-        for greeting in [
-            Greeting::Hello(Box::new(hello.clone())),
-            Greeting::Refusal("revoked".into()),
-            Greeting::Accepted,
-        ] {
+        for greeting in
+            [Greeting::Hello(Box::new(hello.clone())), Greeting::Refusal("revoked".into()), Greeting::Accepted]
+        {
             assert_eq!(Greeting::decode(&greeting.encode()).unwrap(), greeting);
         }
         hello.check(owner.network(), node, 10).unwrap();

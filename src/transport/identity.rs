@@ -95,8 +95,7 @@ impl<'de> Deserialize<'de> for Signature {
 
 /// Whether `signature` was made over `bytes` for this use by the owner of the public key.
 pub fn verify(public: &[u8; 32], signed_use: SignedUse, bytes: &[u8], signature: &Signature) -> bool {
-    ed25519::PublicKey::try_from_bytes(public)
-        .is_ok_and(|key| key.verify(&signed_use.message(bytes), &signature.0))
+    ed25519::PublicKey::try_from_bytes(public).is_ok_and(|key| key.verify(&signed_use.message(bytes), &signature.0))
 }
 
 /// The libp2p name of a node; `None` if the id is no Ed25519 public key.

@@ -442,8 +442,7 @@ mod tests {
         let s = setting();
         s.admin_passport.verify_holder(s.network(), s.admin.node(), NOW).unwrap();
         s.invited(Role::Admin).verify_joining(s.network(), s.node.node(), NOW).unwrap();
-        let invitation =
-            Invitation::by_admin(&s.admin, &s.admin_passport, Role::Storage, NOW + 60, 2, &s.key).unwrap();
+        let invitation = Invitation::by_admin(&s.admin, &s.admin_passport, Role::Storage, NOW + 60, 2, &s.key).unwrap();
         let guest = Passport::by_invitation(&invitation, &s.key, s.node.node(), NOW).unwrap();
         guest.verify_joining(s.network(), s.node.node(), NOW).unwrap();
         let bytes = guest.encode().unwrap();

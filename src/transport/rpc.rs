@@ -25,7 +25,9 @@ use tokio::time::{Instant, timeout};
 use tracing::error;
 
 use crate::base::id::NodeId;
-use crate::transport::network::{Channel, ConnectError, FRAME_BYTES_MAX, Frame, FrameSender, Network, Purpose, SendError};
+use crate::transport::network::{
+    Channel, ConnectError, FRAME_BYTES_MAX, Frame, FrameSender, Network, Purpose, SendError,
+};
 
 const HEAD_BYTES: usize = 9;
 const STATUS_ANSWER: u8 = 0;

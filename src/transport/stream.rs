@@ -471,3 +471,40 @@ pub fn fuzz_frames(bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_header_is_read_once_it_is_whole_and_bounded() {
+        assert_eq!(frame_length(&[1, 0, 0], 10), Ok(None));
+        assert_eq!(frame_length(&[10, 0, 0, 0, 9], 10), Ok(Some(10)));
+        assert_eq!(frame_length(&[11, 0, 0, 0], 10), Err(StreamError::FrameTooLong(11)));
+        assert_eq!(frame_length(&[0xff; 4], 8 << 20), Err(StreamError::FrameTooLong(0xffff_ffff)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_buffer_gives_back_what_was_put_in(pieces in proptest::collection::vec((0_usize..300, 0_usize..300), 1..50)) {
+            let (mut buffer, mut model, mut next) = (Buffer::default(), Vec::new(), 0_u8);
+            for (put, take) in pieces {
+                let bytes: Vec<u8> = (0..put).map(|_| { next = next.wrapping_add(1); next }).collect();
+                buffer.space(put)[..put].copy_from_slice(&bytes);
+                buffer.extend(put);
+                model.extend_from_slice(&bytes);
+                let take = take.min(model.len());
+                buffer.consume(take);
+                model.drain(..take);
+                prop_assert_eq!(buffer.filled(), &model[..]);
+                prop_assert_eq!(buffer.len(), model.len());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_safe(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            fuzz_frames(&bytes);
+        }
+    }
+}

@@ -59,7 +59,8 @@ impl Book {
 
     fn open_blocking(path: &Path) -> Result<Book, DiscoveryError> {
         let cannot = |why: String| DiscoveryError::Peers { path: path.to_owned(), why };
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| cannot(e.to_string()))?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|e| cannot(e.to_string()))?;
         let mut entries = Entries::default();
         let read = read_all(&database, &mut entries).map_err(|e| cannot(e.to_string()));
         read?;

@@ -254,9 +254,9 @@ impl Driver {
 
     fn react_to_kademlia(&mut self, event: kad::Event) {
         match event {
-            kad::Event::InboundRequest {
-                request: kad::InboundRequest::PutRecord { record: Some(record), .. },
-            } => self.keep(record),
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
+                self.keep(record)
+            }
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
                 if let kad::QueryResult::GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))) = result
                     && let Some(record) = verified(&found.record)
@@ -293,8 +293,7 @@ impl Driver {
     fn publish(&mut self) {
         self.publication_due = false;
         let Some(data) = self.data.clone() else { return };
-        let mut discovery =
-            if self.advertise.is_empty() { self.listen_addresses() } else { self.advertise.clone() };
+        let mut discovery = if self.advertise.is_empty() { self.listen_addresses() } else { self.advertise.clone() };
         discovery.truncate(ADDRESSES_MAX);
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

@@ -185,7 +185,9 @@ impl fmt::Display for DiscoveryError {
         match self {
             DiscoveryError::Listen { address, why } => write!(f, "discovery cannot listen on {address}: {why}"),
             DiscoveryError::Peers { path, why } => write!(f, "cannot use the known peers in {}: {why}", path.display()),
-            DiscoveryError::KeyLog => write!(f, "{KEY_LOG_VARIABLE} is set: session secrets would be written to a file"),
+            DiscoveryError::KeyLog => {
+                write!(f, "{KEY_LOG_VARIABLE} is set: session secrets would be written to a file")
+            }
             DiscoveryError::Setup(why) => write!(f, "cannot set up discovery: {why}"),
             DiscoveryError::TooManyAddresses => write!(f, "a node has at most {ADDRESSES_MAX} addresses"),
             DiscoveryError::Stopped => f.write_str("discovery has stopped"),
