@@ -53,8 +53,7 @@ impl AttachedVolume {
         let end = (offset + length).next_multiple_of(BLOCK_BYTES);
         let parts = cut(start, end, READ_BYTES_MAX, self.slot_bytes);
         let mut read = try_join_all(parts.into_iter().map(|(at, len)| async move {
-            let request =
-                Request::Read { first_block: at / BLOCK_BYTES, blocks: (len / BLOCK_BYTES) as u32 };
+            let request = Request::Read { first_block: at / BLOCK_BYTES, blocks: (len / BLOCK_BYTES) as u32 };
             match self.driver.request(request).await.map_err(io_error)? {
                 Response::Data(bytes) if bytes.len() as u64 == len => Ok(bytes),
                 _ => Err(IoError::Unreadable("a silo answered with something else".to_owned())),
@@ -209,6 +208,9 @@ mod tests {
     fn ranges_are_cut_at_slots_and_at_a_length() {
         assert_eq!(cut(0, 4096, 8192, 1 << 20), [(0, 4096)]);
         assert_eq!(cut(4096, 20480, 8192, 1 << 20), [(4096, 8192), (12288, 8192)]);
-        assert_eq!(cut((1 << 20) - 4096, (1 << 20) + 4096, 1 << 20, 1 << 20), [((1 << 20) - 4096, 4096), (1 << 20, 4096)]);
+        assert_eq!(
+            cut((1 << 20) - 4096, (1 << 20) + 4096, 1 << 20, 1 << 20),
+            [((1 << 20) - 4096, 4096), (1 << 20, 4096)]
+        );
     }
 }
