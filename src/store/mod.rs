@@ -56,3 +56,6 @@ mod position;
 mod slots;
 mod trims;
 mod version;
+
+#[cfg(test)]
+mod tests;

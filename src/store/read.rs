@@ -105,8 +105,7 @@ impl Silo {
         })?;
         newest.extend(overlay.versions);
         for (blocks, stamp) in overlay.trims {
-            let hidden: Vec<u64> = newest.range(blocks).filter(|(_, v)| v.stamp < stamp).map(|(b, _)| *b).collect();
-            hidden.iter().for_each(|block| drop(newest.remove(block)));
+            newest.extract_if(blocks, |_, version| version.stamp < stamp).for_each(drop);
         }
         let exists = newest.into_iter().filter_map(|(block, version)| match version.place {
             Place::Data { crc, .. } => Some((block, (version.stamp, crc))),

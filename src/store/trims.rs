@@ -36,10 +36,6 @@ impl Trims {
         self.list.iter().map(|(&(stamp, first), &(end, unsaved))| Trim { stamp, blocks: first..end, unsaved })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.list.len()
-    }
-
     /// Drops the trims that `keep` refuses.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Trim) -> bool) {
         let before = self.list.len();
