@@ -57,24 +57,39 @@ impl Writer {
     fn wanted(&self, index: usize) -> Seq {
         let flushes = self.flushes.values().filter_map(|flush| flush.targets.as_ref().map(|targets| targets[index]));
         let writes = self.slots[index].durable_wanted;
-        flushes.max().unwrap_or_default().max(writes).max(self.half_full(index))
+        flushes.max().unwrap_or_default().max(writes)
     }
 
     /// Asks every live silo of a slot for the durability that somebody waits for, once each.
     pub(super) fn ask_for_syncs(&mut self, index: usize) {
         let wanted = self.wanted(index);
         if wanted > self.slots[index].committed {
-            self.ask_for_sync(index, wanted);
+            self.ask_for_sync(index, wanted, false);
+        }
+        self.sync_if_half_full(index);
+    }
+
+    /// The writer flushes on its own when half of what it may remember is used (rule 4): everything that was sent, one
+    /// sync a silo at a time.
+    pub(super) fn sync_if_half_full(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        let share = self.slots.len().clamp(1, 8);
+        let bytes = RETAINED_BYTES_MAX / share / 2;
+        let writes = RETAINED_WRITES_MAX / share / 2;
+        if slot.retained_bytes >= bytes || slot.retained.len() >= writes {
+            self.ask_for_sync(index, slot.last, true);
         }
     }
 
-    fn ask_for_sync(&mut self, index: usize, upto: Seq) {
+    /// `idle`: only silos that no sync was asked of which they have not done yet.
+    fn ask_for_sync(&mut self, index: usize, upto: Seq, idle: bool) {
         let slot = &mut self.slots[index];
         let epoch = self.options.epoch;
         let mut asked = Vec::new();
         for peer in slot.peers.iter_mut().filter(|peer| peer.is_live()) {
             let reach = upto.min(peer.sent);
-            if reach > peer.durable && reach > peer.sync_asked {
+            let busy = idle && peer.sync_asked > peer.durable;
+            if reach > peer.durable && reach > peer.sync_asked && !busy {
                 peer.sync_asked = reach;
                 asked.push((peer.silo, reach));
             }
@@ -84,27 +99,5 @@ impl Writer {
             let Some(incarnation) = self.links.get(&silo).map(|link| link.incarnation) else { continue };
             self.send(silo, Request::Sync { slot, epoch, incarnation, upto });
         }
-    }
-
-    /// The writer flushes on its own when half of what it may remember is used (rule 4).
-    pub(super) fn sync_if_half_full(&mut self, index: usize) {
-        let upto = self.half_full(index);
-        if upto > Seq::ZERO {
-            self.ask_for_sync(index, upto);
-        }
-    }
-
-    /// The number up to which to sync because the memory is half used; zero while it is not. Asked for in steps, so
-    /// that a full memory does not mean a sync a write.
-    fn half_full(&self, index: usize) -> Seq {
-        let slot = &self.slots[index];
-        let share = self.slots.len().clamp(1, 8);
-        let bytes = RETAINED_BYTES_MAX / share / 2;
-        let writes = RETAINED_WRITES_MAX / share / 2;
-        if slot.retained_bytes < bytes && slot.retained.len() < writes {
-            return Seq::ZERO;
-        }
-        let step = (writes / 8) as u64;
-        Seq(slot.last.0 / step * step).max(slot.memory_starts())
     }
 }
