@@ -107,9 +107,10 @@ async fn gather(stage: &mut Stage) -> Result<()> {
     loop {
         let status: Status = stage.ask(FIRST, &["status"]).await?;
         let voters = status.network.cluster.map_or(0, |cluster| cluster.voters.len());
-        let up = status.nodes.iter().filter(|node| {
-            node.state == NodeState::Up && node.silos.iter().any(|silo| silo.state == SiloState::Up)
-        });
+        let up = status
+            .nodes
+            .iter()
+            .filter(|node| node.state == NodeState::Up && node.silos.iter().any(|silo| silo.state == SiloState::Up));
         if up.count() == NODES.len() && voters == NODES.len() {
             return Ok(());
         }
