@@ -184,15 +184,16 @@ impl Terminal {
         if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
     }
 
-    /// Asks before something is destroyed; refuses where there is nobody to ask.
+    /// Asks before something is destroyed; refuses where there is nobody to ask. Reads as `what why`: `deleting volume
+    /// pg` `destroys all it holds`.
     pub fn confirm(&self, yes: bool, what: &str, why: &str) -> Result<(), Fault> {
         if yes {
             return Ok(());
         }
         if self.is_json() || !self.live_err || !io::stdin().is_terminal() {
-            return Err(Fault::usage(format!("to {what} {why}")).hint("add --yes if that is what you want"));
+            return Err(Fault::usage(format!("{what} {why}")).hint("add --yes if that is what you want"));
         }
-        self.complain(&format!("To {} {why}. Go on? [y/N] ", clean(what)));
+        self.complain(&format!("{} {why}. Go on? [y/N] ", clean(what)));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).map_err(|error| Fault::failed(plain(&error)))?;
         let agreed = ["y", "yes"].iter().any(|word| answer.trim().eq_ignore_ascii_case(word));

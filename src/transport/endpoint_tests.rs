@@ -489,6 +489,10 @@ async fn no_damaged_byte_gets_through_or_makes_anything_panic() {
     }
 }
 
+/// Bytes a frame, frames in flight, frames in all.
+const WORKLOADS: [(usize, usize, usize); 4] =
+    [(4096, 1, 20_000), (4096, 32, 200_000), (128 << 10, 1, 5_000), (128 << 10, 16, 16_000)];
+
 /// Not a test of right and wrong: `cargo test --release -- --ignored --nocapture measure` prints what the data plane
 /// does on this machine beside plain TCP.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -527,38 +531,43 @@ async fn measure_the_data_plane() {
     plain_tcp_floor(&payload).await;
 }
 
-/// The same exchange over bare TCP sockets, frames written and read whole.
-async fn plain_tcp_floor(payload: &[u8]) {
-    let listener = TcpListener::bind(loopback()).await.unwrap();
-    let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mut far, _) = listener.accept().await.unwrap();
-    near.set_nodelay(true).unwrap();
-    far.set_nodelay(true).unwrap();
-    for (len, depth, count) in [(4096, 1, 20_000), (4096, 32, 200_000), (128 << 10, 1, 5_000), (128 << 10, 16, 16_000)]
-    {
+/// The same exchange over bare TCP sockets, a task an end, frames written and read whole.
+async fn plain_tcp_floor(payload: &Bytes) {
+    for (len, depth, count) in WORKLOADS {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        near.set_nodelay(true).unwrap();
+        far.set_nodelay(true).unwrap();
         let (cpu, started) = (cpu_seconds(), Instant::now());
         let answer_len = if len > 8192 { 8 } else { len };
-        let echo = async {
+        let echo = tokio::spawn(async move {
             let mut frame = vec![0; len];
             for _ in 0..count {
                 far.read_exact(&mut frame).await.unwrap();
                 far.write_all(&frame[..answer_len]).await.unwrap();
             }
-        };
-        let drive = async {
+        });
+        let payload = payload.clone();
+        let drive = tokio::spawn(async move {
             let mut frame = vec![0; answer_len];
-            let (mut read, mut write) = near.split();
-            for _ in 0..depth - 1 {
-                write.write_all(&payload[..len]).await.unwrap();
-            }
-            for number in 0..count {
-                if number + depth - 1 < count {
+            let (mut read, mut write) = near.into_split();
+            let window = Arc::new(tokio::sync::Semaphore::new(depth));
+            let opened = window.clone();
+            let writing = tokio::spawn(async move {
+                for _ in 0..count {
+                    opened.acquire().await.unwrap().forget();
                     write.write_all(&payload[..len]).await.unwrap();
                 }
+            });
+            for _ in 0..count {
                 read.read_exact(&mut frame).await.unwrap();
+                window.add_permits(1);
             }
-        };
-        tokio::join!(echo, drive);
+            writing.await.unwrap();
+        });
+        echo.await.unwrap();
+        drive.await.unwrap();
         report("TCP", len, depth, count, started.elapsed(), cpu_seconds() - cpu);
     }
 }

@@ -129,7 +129,7 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
 pub fn status() -> Status {
     let warning = Warning {
         message: format!("node host-c is down since {CREATED}"),
-        hint: Some("start it: infinit node run on host-c".into()),
+        hint: Some("start it again there: infinit node run".into()),
     };
     Status { network: network(), nodes: nodes(), volumes: volumes(), warnings: vec![warning] }
 }
@@ -138,6 +138,9 @@ pub fn status() -> Status {
 pub fn quiet_status() -> Status {
     let mut status = status();
     status.nodes.truncate(1);
+    if let Some(cluster) = &mut status.network.cluster {
+        cluster.voters.truncate(1);
+    }
     status.volumes.retain(|volume| volume.state == VolumeState::Healthy);
     status.warnings.clear();
     status

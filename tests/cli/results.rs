@@ -133,7 +133,7 @@ fn requests_say_what_was_asked() {
 fn a_relative_socket_is_where_the_user_stands() {
     let daemon = Canned::start();
     let mut command = daemon.home.command(&["volume", "attach", "pg", "--nbd", "unix:pg.sock"]);
-    assert!(command.current_dir("/").status().unwrap().success());
+    assert!(command.current_dir("/").output().unwrap().status.success());
     assert!(daemon.last_request().contains(r#""nbd":"unix:/pg.sock""#), "{}", daemon.last_request());
 }
 

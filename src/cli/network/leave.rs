@@ -14,7 +14,7 @@ impl LeaveArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
         let client = context.daemon().await?;
         let network: Network = client.get("/v1/network").await?;
-        let what = format!("leave network {}", network.name);
+        let what = format!("leaving network {}", network.name);
         context.terminal.confirm(context.yes, &what, "gives up this machine's copies")?;
         let left: Left = client.post("/v1/network/leave", &serde_json::json!({})).await?;
         context.terminal.note(&format!("left network {} ({})", left.name, left.id.short()));

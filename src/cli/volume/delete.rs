@@ -2,10 +2,11 @@
 
 use clap::Args;
 
+use crate::base::units::Size;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 use crate::cli::value;
-use crate::daemon::api::DeletedVolume;
+use crate::daemon::api::{DeletedVolume, VolumeStatus};
 
 /// Delete a volume and all it holds; it must not be attached
 #[derive(Debug, Args)]
@@ -18,7 +19,9 @@ pub struct DeleteArgs {
 impl DeleteArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
         let client = context.daemon().await?;
-        let what = format!("delete volume {}", self.name);
+        // Asked first, so that nobody confirms what cannot be done.
+        let status: VolumeStatus = client.get(&super::route(&self.name, "")).await?;
+        let what = format!("deleting volume {} ({})", self.name, Size(status.volume.size_bytes));
         context.terminal.confirm(context.yes, &what, "destroys all it holds")?;
         let deleted: DeletedVolume = client.delete(&super::route(&self.name, "")).await?;
         context.terminal.note(&format!("volume {} is deleted", deleted.name));

@@ -1,0 +1,308 @@
+//! Checkpoints: the overlay moves into the index, so that memory and the tail to replay stay bounded.
+//!
+//! The overlays are frozen at one place of the log; the log is synced up to there; the frozen versions are merged into
+//! the index in bounded transactions, and the last one moves the checkpoint's place forward, with the slots' rows, the
+//! extents and the trims. Until then a crash replays from the old place, and finding some of the versions in the index
+//! already changes nothing: a version is known by its stamp. Appends and reads go on all the while.
+//!
+//! Afterwards what the committed watermark has passed is carried out: trims remove what they hide, and the rows of
+//! forgotten slots go, again in bounded transactions.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use crate::base::id::SlotKey;
+use crate::store::append::lock_gates;
+use crate::store::error::Result;
+use crate::store::index::{Blocks, Turn, change_group, each_group};
+use crate::store::keys::{
+    BLOCKS, EXTENTS, FORGOTTEN, GROUP_BLOCKS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, TRIMS, edge_key, encode_row, marker_key,
+    place_key, slot_key, trim_key,
+};
+use crate::store::position::Position;
+use crate::store::silo::Silo;
+use crate::store::slots::{Content, Frozen, Slot};
+use crate::store::trims::Trim;
+use crate::store::version::{Place, Retention, Version};
+
+/// Groups that one transaction changes: 50 to 100 ms on a large index, the longest that a commit waits.
+const BATCH_GROUPS: usize = 2048;
+
+/// The frozen slots and how far their versions were merged.
+struct Progress {
+    slots: Vec<(Arc<Slot>, Arc<Frozen>)>,
+    slot: usize,
+    block: u64,
+}
+
+impl Silo {
+    /// Moves what was appended so far into the index and carries out what the watermarks allow. Runs in the background,
+    /// one at a time; a second call waits for the first.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.merge(false)?;
+        self.carry_out_trims()?;
+        while self.clear_forgotten()? {}
+        Ok(())
+    }
+
+    /// Stops in order: what was appended is durable and the next opening has nothing to replay. The last call; the lock
+    /// is released when the silo is dropped. Should something be appended nevertheless, the next opening replays it.
+    pub fn close(&self) -> Result<()> {
+        self.merge(true)
+    }
+
+    /// `clean` says that the log ends where this checkpoint does.
+    fn merge(&self, clean: bool) -> Result<()> {
+        let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_fault()?;
+        let (end, mut progress) = self.freeze()?;
+        self.sync_log()?;
+        while self.merge_batch(&mut progress)? {}
+        self.finish_checkpoint(end, &progress, clean)
+    }
+
+    /// Splits all overlays at one place of the log.
+    fn freeze(&self) -> Result<(Position, Progress)> {
+        let _turn = self.index.turn(false);
+        let slots = self.all_slots();
+        let _gates = lock_gates(&slots)?;
+        let end = self.log.end();
+        self.pending_versions.store(0, Ordering::Relaxed);
+        self.pending_bytes.store(0, Ordering::Relaxed);
+        let mut frozen = Vec::with_capacity(slots.len());
+        for slot in &slots {
+            let mut content = slot.write();
+            let overlay = std::mem::take(&mut content.active);
+            let content_frozen = Arc::new(Frozen { overlay, applied: content.state.applied });
+            content.frozen = Some(content_frozen.clone());
+            drop(content);
+            frozen.push((slot.clone(), content_frozen));
+        }
+        Ok((end, Progress { slots: frozen, slot: 0, block: 0 }))
+    }
+
+    /// Merges some of the frozen versions in one transaction; false once there are none left.
+    fn merge_batch(&self, progress: &mut Progress) -> Result<bool> {
+        if progress.slots[progress.slot..].iter().all(|(_, frozen)| frozen.overlay.is_empty()) {
+            return Ok(false);
+        }
+        let turn = self.index.turn(false);
+        self.guard(turn.write(|txn| {
+            let mut table = txn.open_table(BLOCKS)?;
+            let mut budget = BATCH_GROUPS;
+            while budget > 0
+                && let Some((slot, frozen)) = progress.slots.get(progress.slot)
+            {
+                let retention = slot.read().retention_of(frozen);
+                let next = frozen.overlay.range(progress.block..).next().map(|(block, _)| block / GROUP_BLOCKS);
+                if let (Some(retention), Some(group)) = (retention, next) {
+                    merge_group(&mut table, slot.number, group, frozen, &retention)?;
+                    progress.block = (group + 1) * GROUP_BLOCKS;
+                    budget -= 1;
+                } else {
+                    (progress.slot, progress.block) = (progress.slot + 1, 0);
+                }
+            }
+            Ok(true)
+        }))
+    }
+
+    /// Moves the checkpoint's place to `end` and lets the frozen overlays go.
+    fn finish_checkpoint(&self, end: Position, progress: &Progress, clean: bool) -> Result<()> {
+        let turn = self.index.turn(false);
+        let row = SiloRow { checkpoint: end, clean, ..self.row().clone() };
+        self.guard(turn.write(|txn| {
+            for (slot, frozen) in &progress.slots {
+                let mut content = slot.write();
+                if content.is_frozen(frozen) {
+                    content.saved_applied = frozen.applied;
+                    save_slot(txn, slot, &mut content, end)?;
+                }
+            }
+            txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
+            Ok(())
+        }))?;
+        *self.row() = row;
+        for (slot, frozen) in &progress.slots {
+            let mut content = slot.write();
+            if content.is_frozen(frozen) {
+                content.frozen = None;
+                content.trims.saved_before(end);
+                content.markers.saved_before(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes from the index what trims hide that the watermarks have passed.
+    fn carry_out_trims(&self) -> Result<()> {
+        for slot in self.all_slots() {
+            while let Some(trim) = next_ripe(&slot.read()) {
+                let turn = self.index.turn(false);
+                self.carry_out(&turn, &slot, trim)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out a part of one trim in one transaction.
+    fn carry_out(&self, turn: &Turn<'_>, slot: &Slot, trim: Trim) -> Result<()> {
+        let retention = {
+            let content = slot.read();
+            // A commit may have changed the slot's history before it was our turn.
+            let stands = !content.forgotten && content.trims.iter().any(|pending| pending == trim);
+            if !stands || !content.retention().may_clean(trim.stamp) {
+                return Ok(());
+            }
+            content.retention()
+        };
+        let done = self.guard(turn.write(|txn| {
+            let mut table = txn.open_table(BLOCKS)?;
+            let mut groups = Vec::new();
+            let range = trim.blocks.start / GROUP_BLOCKS..=(trim.blocks.end - 1) / GROUP_BLOCKS;
+            each_group(&table, slot.number, range, |group, _| {
+                groups.push(group);
+                Ok(groups.len() < BATCH_GROUPS)
+            })?;
+            for group in &groups {
+                trim_group(&mut table, slot.number, *group, &trim, &retention)?;
+            }
+            let full = groups.len() == BATCH_GROUPS;
+            let done = match groups.last() {
+                Some(last) if full => ((last + 1) * GROUP_BLOCKS).min(trim.blocks.end),
+                _ => trim.blocks.end,
+            };
+            let mut trims = txn.open_table(TRIMS)?;
+            trims.remove(&trim_key(slot.number, trim.stamp, trim.blocks.start))?;
+            if done < trim.blocks.end {
+                trims.insert(&trim_key(slot.number, trim.stamp, done), trim.blocks.end)?;
+            }
+            Ok(done)
+        }))?;
+        slot.write().trims.shrink(&trim, done);
+        Ok(())
+    }
+
+    /// Removes some rows of forgotten slots; false once there are none left.
+    fn clear_forgotten(&self) -> Result<bool> {
+        let pending = self.index.read()?.open_table(FORGOTTEN)?.first()?.is_some();
+        if !pending {
+            return Ok(false);
+        }
+        let turn = self.index.turn(false);
+        self.guard(turn.write(|txn| {
+            let mut forgotten = txn.open_table(FORGOTTEN)?;
+            let Some(number) = forgotten.first()?.map(|(number, _)| number.value()) else { return Ok(false) };
+            if clear_slot(txn, number)? {
+                forgotten.remove(number)?;
+            }
+            Ok(true)
+        }))
+    }
+}
+
+impl Content {
+    /// The rule to merge this overlay by; nothing if a commit that changed the slot's history took it away.
+    fn retention_of(&self, frozen: &Arc<Frozen>) -> Option<Retention> {
+        self.is_frozen(frozen).then(|| self.retention())
+    }
+
+    /// Whether this is the overlay that is being merged.
+    fn is_frozen(&self, frozen: &Arc<Frozen>) -> bool {
+        !self.forgotten && self.frozen.as_ref().is_some_and(|current| Arc::ptr_eq(current, frozen))
+    }
+}
+
+/// Writes what a slot has besides its blocks: the row, the changed extents, the trims and markers from before `end`.
+pub(crate) fn save_slot(txn: &WriteTransaction, slot: &Slot, content: &mut Content, end: Position) -> Result<()> {
+    save_row(txn, slot.key, content, slot.number)?;
+    let mut extents = txn.open_table(EXTENTS)?;
+    for (page, bytes) in content.extents.take_changed() {
+        extents.insert(&place_key(slot.number, page), &bytes[..])?;
+    }
+    let mut trims = txn.open_table(TRIMS)?;
+    for trim in content.trims.iter().filter(|trim| trim.unsaved.is_some_and(|at| at < end)) {
+        trims.insert(&trim_key(slot.number, trim.stamp, trim.blocks.start), trim.blocks.end)?;
+    }
+    let mut markers = txn.open_table(MARKERS)?;
+    for (stamp, snapshot, unsaved) in content.markers.iter() {
+        if unsaved.is_some_and(|at| at < end) {
+            markers.insert(&marker_key(slot.number, stamp), &snapshot.0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a slot's row.
+pub(crate) fn save_row(txn: &WriteTransaction, key: SlotKey, content: &Content, number: u32) -> Result<()> {
+    let row = content.row(number, content.position, content.saved_applied);
+    txn.open_table(SLOTS)?.insert(&slot_key(key), &encode_row(&row)[..])?;
+    Ok(())
+}
+
+fn merge_group(
+    table: &mut Blocks<'_>,
+    number: u32,
+    group: u64,
+    frozen: &Frozen,
+    retention: &Retention,
+) -> Result<()> {
+    let first = group * GROUP_BLOCKS;
+    change_group(table, number, group, |content| {
+        for (block, versions) in frozen.overlay.range(first..first + GROUP_BLOCKS) {
+            versions.as_slice().iter().for_each(|version| content.insert((block - first) as usize, *version));
+        }
+        content.prune(retention);
+    })
+}
+
+fn trim_group(
+    table: &mut Blocks<'_>,
+    number: u32,
+    group: u64,
+    trim: &Trim,
+    retention: &Retention,
+) -> Result<()> {
+    let first = group * GROUP_BLOCKS;
+    let hole = Version { stamp: trim.stamp, place: Place::Hole };
+    change_group(table, number, group, |content| {
+        for index in 0..GROUP_BLOCKS as usize {
+            if trim.blocks.contains(&(first + index as u64)) && !content.block(index).is_empty() {
+                content.insert(index, hole);
+            }
+        }
+        content.prune(retention);
+    })
+}
+
+/// The first trim that the index has and that the watermark has passed.
+fn next_ripe(content: &Content) -> Option<Trim> {
+    let retention = content.retention();
+    content.trims.iter().find(|trim| trim.unsaved.is_none() && retention.may_clean(trim.stamp))
+}
+
+/// Removes up to a batch of rows of a slot number; true once there are none left.
+fn clear_slot(txn: &WriteTransaction, number: u32) -> Result<bool> {
+    let mut left = BATCH_GROUPS;
+    for definition in [BLOCKS, EXTENTS] {
+        let mut table = txn.open_table(definition)?;
+        let mut places = Vec::new();
+        each_group(&table, number, 0..=u64::MAX, |place, _| {
+            places.push(place);
+            Ok(places.len() < left)
+        })?;
+        for place in &places {
+            table.remove(&place_key(number, *place))?;
+        }
+        left -= places.len();
+        if left == 0 {
+            return Ok(false);
+        }
+    }
+    txn.open_table(TRIMS)?.retain_in::<&[u8; 28], _>(&edge_key(number, 0)..=&edge_key(number, 0xff), |_, _| false)?;
+    txn.open_table(MARKERS)?.retain_in::<&[u8; 20], _>(&edge_key(number, 0)..=&edge_key(number, 0xff), |_, _| false)?;
+    Ok(true)
+}

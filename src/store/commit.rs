@@ -1,0 +1,163 @@
+//! Commits: the replication protocol's durable decisions about slots, several in one transaction.
+//!
+//! Most only change a slot's row. Those that change its history (adopting a transferred one, going back to the complete
+//! prefix) rewrite what is concerned of it in the same transaction, see [`crate::store::history`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use redb::WriteTransaction;
+
+use crate::base::id::{Seq, SlotKey};
+use crate::store::append::lock_gates;
+use crate::store::checkpoint::{save_row, save_slot};
+use crate::store::error::Result;
+use crate::store::history::{History, rewrite};
+use crate::store::keys::{FORGOTTEN, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, encode_row, slot_key};
+use crate::store::position::Position;
+use crate::store::silo::Silo;
+use crate::store::slot::{SlotState, Vote};
+use crate::store::slots::{Content, Slot};
+
+/// What a commit does to a slot's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing. The state's `applied` is not taken from the commit (appends raise it meanwhile), and its `committed`
+    /// only if it is higher.
+    Keep,
+    /// The slot adopts the state's epoch and with it exactly the history that was compared above `base`: what was staged
+    /// replaces everything there, except what was received live above the floor of each listing.
+    Adopt { base: Seq },
+    /// Back to the complete prefix: everything above `vote` goes, staged versions too. The state becomes complete, with
+    /// `adopted` and `applied` of the vote.
+    Revert { vote: Vote },
+    /// The volume was deleted: nothing of the slot remains.
+    Forget,
+}
+
+/// One slot's part of a commit. A slot that is not known yet is created by it.
+#[derive(Clone, Debug)]
+pub struct SlotCommit {
+    pub key: SlotKey,
+    pub state: SlotState,
+    pub change: Change,
+}
+
+/// A commit with its slot, and what it comes down to.
+struct Step<'a> {
+    commit: &'a SlotCommit,
+    slot: Arc<Slot>,
+    history: Option<History>,
+}
+
+impl Silo {
+    /// Makes the given states durable, all or none. Data that a state rests on is synced first. Of several commits for
+    /// one slot the last counts.
+    pub fn commit(&self, commits: &[SlotCommit]) -> Result<()> {
+        self.check_fault()?;
+        let turn = self.index.turn(true);
+        let mut next_slot = self.row().next_slot;
+        let slots = self.slots_of_commits(commits, &mut next_slot);
+        let _gates = lock_gates(slots.values())?;
+        let last: BTreeMap<SlotKey, &SlotCommit> = commits.iter().map(|commit| (commit.key, commit)).collect();
+        let mut steps = Vec::with_capacity(slots.len());
+        for (key, commit) in last {
+            if let Some(slot) = slots.get(&key) {
+                let history = History::of(commit, &slot.read());
+                steps.push(Step { commit, slot: slot.clone(), history });
+            }
+        }
+        if steps.iter().any(Step::rests_on_data) {
+            self.sync_log()?;
+        }
+        let end = self.log.end();
+        // A reader waits until a rewritten history is whole; appends to these slots wait at the gates.
+        let mut contents: Vec<_> = steps.iter().map(|step| step.slot.write()).collect();
+        let row = SiloRow { next_slot, ..self.row().clone() };
+        self.guard(turn.write(|txn| {
+            for (step, content) in steps.iter().zip(&mut contents) {
+                step.save(txn, content, end)?;
+            }
+            txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
+            Ok(())
+        }))?;
+        drop(contents);
+        *self.row() = row;
+        let mut known = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        for step in &steps {
+            match step.commit.change {
+                Change::Forget => known.remove(&step.commit.key),
+                Change::Keep | Change::Adopt { .. } | Change::Revert { .. } => {
+                    known.insert(step.commit.key, step.slot.clone())
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// The slots of the commits; those not known yet get numbers, except to be forgotten.
+    fn slots_of_commits(&self, commits: &[SlotCommit], next_slot: &mut u32) -> BTreeMap<SlotKey, Arc<Slot>> {
+        let mut slots = BTreeMap::new();
+        for commit in commits {
+            if let Ok(slot) = self.find(commit.key) {
+                slots.insert(commit.key, slot);
+            } else if commit.change != Change::Forget && !slots.contains_key(&commit.key) {
+                // What the log holds of a slot of this name belongs to one that was forgotten.
+                let row = SlotRow { number: *next_slot, position: self.log.end(), state: SlotState::default() };
+                *next_slot += 1;
+                slots.insert(commit.key, Arc::new(Slot::new(commit.key, row)));
+            }
+        }
+        slots
+    }
+}
+
+impl Step<'_> {
+    /// Whether the new state claims that something in the log is there for good.
+    fn rests_on_data(&self) -> bool {
+        match self.commit.change {
+            Change::Keep => {
+                let state = &self.commit.state;
+                let before = self.slot.read();
+                state.incomplete != before.state.incomplete || state.adopted != before.state.adopted
+            }
+            Change::Adopt { .. } | Change::Revert { .. } => true,
+            Change::Forget => false,
+        }
+    }
+
+    fn save(&self, txn: &WriteTransaction, content: &mut Content, end: Position) -> Result<()> {
+        if self.commit.change == Change::Forget {
+            txn.open_table(SLOTS)?.remove(&slot_key(self.slot.key))?;
+            txn.open_table(FORGOTTEN)?.insert(self.slot.number, ())?;
+            content.forgotten = true;
+            return Ok(());
+        }
+        let mut state = self.commit.state.clone();
+        if let Change::Revert { vote } = self.commit.change {
+            (state.adopted, state.applied, state.incomplete) = (vote.adopted, vote.applied, None);
+        }
+        match &self.history {
+            Some(history) => {
+                content.state = state;
+                rewrite(txn, self.slot.number, content, history)?;
+                content.position = end;
+                content.saved_applied = content.state.applied;
+                content.live_committed = Seq::ZERO;
+                save_slot(txn, &self.slot, content, end)?;
+                content.trims.saved_before(end);
+                content.markers.saved_before(end);
+            }
+            None => {
+                state.applied = content.state.applied;
+                state.committed = state.committed.max(content.state.committed);
+                if state.incomplete != content.state.incomplete {
+                    content.live_committed = Seq::ZERO;
+                }
+                content.state = state;
+                save_row(txn, self.slot.key, content, self.slot.number)?;
+            }
+        }
+        Ok(())
+    }
+}

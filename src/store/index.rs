@@ -1,0 +1,159 @@
+//! The index: one redb file, written by one transaction at a time.
+//!
+//! Every commit is durable and made with quick repair. Measured on an index of 80 million blocks, each a run of its own
+//! (305 GiB of data, a file of 6 GiB): opening after a crash took 1.2 s with quick repair and 10.6 s without; a small
+//! commit took 1.4 ms with and 0.3 to 3 ms without. Commits are rare and opening must stay fast.
+//!
+//! A checkpoint writes many bounded transactions; a commit of the replication protocol waits for one of them at the
+//! most, because whoever is urgent goes first.
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, WriteTransaction};
+
+use crate::store::disk::{DiskFile, IndexFile};
+use crate::store::error::{Damage, Result, StoreError};
+use crate::store::group::Group;
+use crate::store::keys::{BLOCKS, EXTENTS, FORGOTTEN, MARKERS, SILO, SLOTS, TRIMS, place_key, place_of_key};
+
+pub(crate) struct Index {
+    database: Database,
+    file: Arc<dyn DiskFile>,
+    turns: Mutex<Turns>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct Turns {
+    taken: bool,
+    urgent: usize,
+}
+
+/// The right to write to the index. What a transaction is built from stays true while it is held.
+pub(crate) struct Turn<'a> {
+    index: &'a Index,
+}
+
+/// The table of the groups, open for writing.
+pub(crate) type Blocks<'txn> = Table<'txn, &'static [u8; 12], &'static [u8]>;
+
+impl Index {
+    /// Opens the file, or makes an index in an empty one.
+    pub(crate) fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Index> {
+        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(IndexFile(file.clone()));
+        let database = opened.map_err(|error| match error {
+            redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
+                StoreError::Io { doing: "read the index", error }
+            }
+            other => StoreError::Damaged(Damage::Index(other.to_string())),
+        })?;
+        Ok(Index { database, file, turns: Mutex::default(), freed: Condvar::new() })
+    }
+
+    /// Makes every table, so that readers find them.
+    pub(crate) fn create_tables(txn: &WriteTransaction) -> Result<()> {
+        txn.open_table(SILO)?;
+        txn.open_table(SLOTS)?;
+        txn.open_table(BLOCKS)?;
+        txn.open_table(EXTENTS)?;
+        txn.open_table(TRIMS)?;
+        txn.open_table(MARKERS)?;
+        txn.open_table(FORGOTTEN)?;
+        Ok(())
+    }
+
+    /// Waits for the right to write; whoever is urgent goes before whoever is not.
+    pub(crate) fn turn(&self, urgent: bool) -> Turn<'_> {
+        let mut turns = self.turns();
+        turns.urgent += usize::from(urgent);
+        while turns.taken || (!urgent && turns.urgent > 0) {
+            turns = self.freed.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        turns.urgent -= usize::from(urgent);
+        turns.taken = true;
+        Turn { index: self }
+    }
+
+    pub(crate) fn read(&self) -> Result<ReadTransaction> {
+        Ok(self.database.begin_read()?)
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn size(&self) -> u64 {
+        // The size is for accounting only; a disk that cannot even tell it fails at the next transaction.
+        self.file.size().unwrap_or(0)
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// One durable transaction.
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+        let mut txn = self.index.database.begin_write()?;
+        txn.set_quick_repair(true);
+        match work(&txn) {
+            Ok(done) => {
+                txn.commit()?;
+                Ok(done)
+            }
+            Err(error) => {
+                txn.abort()?;
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.index.turns().taken = false;
+        self.index.freed.notify_all();
+    }
+}
+
+/// Calls `each` with the groups of a slot that exist within a range, in order, until it says stop (`false`).
+pub(crate) fn each_group(
+    table: &impl ReadableTable<&'static [u8; 12], &'static [u8]>,
+    number: u32,
+    groups: RangeInclusive<u64>,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool>,
+) -> Result<()> {
+    let (first, last) = (place_key(number, *groups.start()), place_key(number, *groups.end()));
+    for row in table.range::<&[u8; 12]>(&first..=&last)? {
+        let (key, value) = row?;
+        if !each(place_of_key(key.value()), value.value())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Changes one group of a slot; an empty one is removed, an unchanged one is not written.
+pub(crate) fn change_group(
+    table: &mut Blocks<'_>,
+    number: u32,
+    group: u64,
+    change: impl FnOnce(&mut Group),
+) -> Result<()> {
+    let key = place_key(number, group);
+    let (mut content, before) = match table.get(&key)? {
+        Some(value) => (Group::unpack(value.value())?, Some(value.value().to_vec())),
+        None => (Group::empty(), None),
+    };
+    change(&mut content);
+    let after = content.pack();
+    match after {
+        _ if after == before => {}
+        Some(bytes) => {
+            table.insert(&key, &bytes[..])?;
+        }
+        None => {
+            table.remove(&key)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! Opening a silo: what the index remembers, then what the log holds beyond it.
+//!
+//! After an unclean stop the tail past the checkpoint may be in the page cache only, and a sync that failed before may
+//! have left pages that count as clean without being on the disk. So the tail's records are written again, to a new
+//! segment, synced and put in the index, before the opening returns: all that was recovered is durable (rule 14 of the
+//! protocol). A segment written so does not continue the torn one, so that opening again after another crash in the
+//! middle finds the old tail, not a part of the new one.
+//!
+//! A slot that was incomplete goes back to its complete prefix: its catching-up begins anew anyway.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+
+use redb::{ReadTransaction, ReadableTable};
+
+use crate::base::id::{SiloId, SlotKey};
+use crate::base::record::{Record, RecordKind};
+use crate::store::commit::{Change, SlotCommit};
+use crate::store::disk::Disk;
+use crate::store::error::{Damage, Fault, Operation, Result, StoreError};
+use crate::store::extents::PAGE_BYTES;
+use crate::store::index::{Index, each_group};
+use crate::store::keys::{
+    EXTENTS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, TRIMS, decode_row, edge_key, encode_row, first_of_trim_key,
+    slot_of_key, snapshot, stamp_of_key,
+};
+use crate::store::log::{Log, LogError};
+use crate::store::position::Position;
+use crate::store::replay::{Tail, replay};
+use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
+use crate::store::silo::{Silo, SiloOptions, extend_chain};
+use crate::store::slot::SlotState;
+use crate::store::slots::{Content, Slot};
+use crate::store::superblock::{FAULT_NAME, INDEX_NAME, identify, lock};
+use crate::store::trims::Trim;
+
+/// Records gathered for one write while the tail is written again.
+const REWRITE_RECORDS: usize = 256;
+/// Their bytes.
+const REWRITE_BYTES: usize = 4 << 20;
+
+impl Silo {
+    /// Opens a silo and takes it for this process alone. Everything that is there afterwards is durable.
+    ///
+    /// A silo with a fault of an earlier life opens to be read; it takes nothing.
+    pub fn open(disk: Arc<dyn Disk>, options: SiloOptions) -> Result<Silo> {
+        let id = identify(&disk)?;
+        let lock = lock(&disk)?;
+        let index = open_index(&disk, &options)?;
+        let fault = read_fault(&disk)?;
+        let (mut row, slots) = load(&index, id)?;
+        let was_clean = row.clean;
+        if fault.is_none() {
+            row.clean = false;
+            extend_chain(&mut row.chain, options.incarnation);
+            index.turn(true).write(|txn| {
+                txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
+                Ok(())
+            })?;
+        }
+        let numbers = segment_numbers(&disk)?;
+        let next_number = numbers.last().map_or(1, |last| last + 1).max(row.checkpoint.segment());
+        let log = open_log(&disk, id, &options, next_number, None)?;
+        let mut silo = Silo {
+            disk,
+            id,
+            log,
+            index,
+            slots: RwLock::new(slots),
+            row: Mutex::new(row),
+            fault: fault.map_or_else(OnceLock::new, OnceLock::from),
+            findings: Vec::new(),
+            pending_versions: AtomicU64::new(0),
+            pending_bytes: AtomicU64::new(0),
+            checkpointing: Mutex::new(()),
+            options,
+            _lock: lock,
+        };
+        silo.recover(was_clean, &numbers, next_number)?;
+        Ok(silo)
+    }
+
+    fn recover(&mut self, was_clean: bool, numbers: &[u32], next_number: u32) -> Result<()> {
+        let from = self.row().checkpoint;
+        if from.offset() > SEGMENT_HEADER_BYTES && !numbers.contains(&from.segment()) {
+            return Err(StoreError::Damaged(Damage::SegmentMissing(from.segment())));
+        }
+        let (tail, replayed) = self.replay_tail(from, numbers)?;
+        self.findings.extend(tail.finding);
+        if self.fault.get().is_some() {
+            return Ok(());
+        }
+        let unclean = !was_clean || replayed > 0 || tail.finding.is_some();
+        if !unclean && tail.continuable {
+            let (id, disk) = (self.id, self.disk.clone());
+            self.log = open_log(&disk, id, &self.options, next_number, Some(tail.end))?;
+        }
+        self.revert_incomplete()?;
+        if unclean {
+            self.checkpoint()?;
+        }
+        if tail.finding.is_none() {
+            self.remove_unused(&tail, numbers)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the tail's records into memory, and unless the silo is faulted into a new segment first.
+    fn replay_tail(&self, from: Position, numbers: &[u32]) -> Result<(Tail, u64)> {
+        let mut replayed = 0;
+        let mut batch: Vec<(Position, Record)> = Vec::new();
+        let mut bytes = 0;
+        let tail = replay(&self.disk, self.id, from, numbers, |at, record| {
+            replayed += 1;
+            if self.is_needed(at, &record) {
+                bytes += record.len();
+                batch.push((at, record));
+            }
+            if batch.len() >= REWRITE_RECORDS || bytes >= REWRITE_BYTES {
+                bytes = 0;
+                self.restore(std::mem::take(&mut batch))?;
+            }
+            Ok(())
+        })?;
+        self.restore(batch)?;
+        Ok((tail, replayed))
+    }
+
+    /// Whether a record of the tail belongs to the history of a slot that is still here.
+    fn is_needed(&self, at: Position, record: &Record) -> bool {
+        let header = &record.header;
+        if header.transfer || header.kind == RecordKind::Chunk {
+            return false;
+        }
+        let Ok(slot) = self.find(header.key()) else { return false };
+        let content = slot.read();
+        let beyond = content.state.incomplete.is_some_and(|vote| header.stamp > vote.stamp());
+        at >= content.position && !beyond
+    }
+
+    fn restore(&self, batch: Vec<(Position, Record)>) -> Result<()> {
+        let (mut places, records): (Vec<Position>, Vec<Record>) = batch.into_iter().unzip();
+        if self.fault.get().is_none() && !records.is_empty() {
+            // What was there before must fit again: the silo's own limit does not count here.
+            places = self.log.append(&records, u64::MAX).map_err(|error| match error {
+                LogError::NoSpace => StoreError::NoSpace,
+                other => self.log_failure(other),
+            })?;
+        }
+        for (record, at) in records.iter().zip(places) {
+            if let Ok(slot) = self.find(record.header.key()) {
+                slot.write().apply(record, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn revert_incomplete(&self) -> Result<()> {
+        let revert = |(key, state): (SlotKey, SlotState)| {
+            let vote = state.incomplete?;
+            Some(SlotCommit { key, state, change: Change::Revert { vote } })
+        };
+        let commits: Vec<SlotCommit> = self.slots().into_iter().filter_map(revert).collect();
+        if commits.is_empty() { Ok(()) } else { self.commit(&commits) }
+    }
+
+    /// Removes the segments behind the tail, which nothing refers to: made ahead and never used, or cut off by a tear.
+    fn remove_unused(&self, tail: &Tail, numbers: &[u32]) -> Result<()> {
+        let referred = self.all_slots().iter().map(|slot| slot.read().position.segment()).max().unwrap_or(0);
+        let current = self.log.end().segment();
+        let unused = |number: &u32| *number > tail.end.segment() && *number > referred && *number < current;
+        let unused: Vec<u32> = numbers.iter().copied().filter(unused).collect();
+        self.log.remove(&unused).map_err(StoreError::io("remove unused segments"))
+    }
+}
+
+fn open_index(disk: &Arc<dyn Disk>, options: &SiloOptions) -> Result<Index> {
+    let missing = || StoreError::Damaged(Damage::Index("the file is missing or empty".to_owned()));
+    let file = match disk.open(INDEX_NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+        other => other.map_err(StoreError::io("open the index"))?,
+    };
+    if file.size().map_err(StoreError::io("size the index"))? == 0 {
+        return Err(missing());
+    }
+    Index::open(file, options.index_cache_bytes)
+}
+
+fn open_log(
+    disk: &Arc<dyn Disk>,
+    id: SiloId,
+    options: &SiloOptions,
+    next_number: u32,
+    end: Option<Position>,
+) -> Result<Log> {
+    let opened = Log::open(disk.clone(), id, options.incarnation, options.segment_bytes, next_number, end);
+    opened.map_err(StoreError::io("open the log"))
+}
+
+fn segment_numbers(disk: &Arc<dyn Disk>) -> Result<Vec<u32>> {
+    let names = disk.list().map_err(StoreError::io("list the silo's directory"))?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| segment_number(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The failure that an earlier life noted.
+fn read_fault(disk: &Arc<dyn Disk>) -> Result<Option<Fault>> {
+    let file = match disk.open(FAULT_NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(StoreError::io("open the note of the fault"))?,
+    };
+    let size = file.size().map_err(StoreError::io("size the note of the fault"))?;
+    let mut bytes = vec![0; size.min(4096) as usize];
+    file.read_at(&mut bytes, 0).map_err(StoreError::io("read the note of the fault"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (word, cause) = text.split_once('\n').unwrap_or((&text, "unknown"));
+    let known = [Operation::Write, Operation::Sync, Operation::Commit];
+    // A note that was torn is a note all the same: what failed was then most likely a sync.
+    let operation = known.into_iter().find(|operation| operation.word() == word).unwrap_or(Operation::Sync);
+    Ok(Some(Fault { operation, cause: cause.trim_end().to_owned() }))
+}
+
+fn load(index: &Index, id: SiloId) -> Result<(SiloRow, BTreeMap<SlotKey, Arc<Slot>>)> {
+    let txn = index.read()?;
+    let missing = || StoreError::Damaged(Damage::IndexRow("silo"));
+    let table = txn.open_table(SILO).map_err(|_| missing())?;
+    let row: SiloRow = decode_row("silo", table.get(SILO_KEY)?.ok_or_else(missing)?.value())?;
+    if row.id != id {
+        return Err(StoreError::Damaged(Damage::IndexOfAnother(row.id)));
+    }
+    let mut slots = BTreeMap::new();
+    for entry in txn.open_table(SLOTS)?.iter()? {
+        let (key, value) = entry?;
+        let (key, row) = (slot_of_key(key.value()), decode_row::<SlotRow>("slot", value.value())?);
+        let slot = Slot::new(key, row);
+        load_content(&txn, slot.number, &mut slot.write())?;
+        slots.insert(key, Arc::new(slot));
+    }
+    Ok((row, slots))
+}
+
+fn load_content(txn: &ReadTransaction, number: u32, content: &mut Content) -> Result<()> {
+    each_group(&txn.open_table(EXTENTS)?, number, 0..=u64::MAX, |page, bytes| {
+        let raw: &[u8; PAGE_BYTES] =
+            bytes.try_into().map_err(|_| StoreError::Damaged(Damage::IndexRow("extents")))?;
+        content.extents.load(page, raw);
+        Ok(true)
+    })?;
+    for entry in txn.open_table(TRIMS)?.range::<&[u8; 28]>(&edge_key(number, 0)..=&edge_key(number, 0xff))? {
+        let (key, end) = entry?;
+        let blocks = first_of_trim_key(key.value())..end.value();
+        content.trims.insert(Trim { stamp: stamp_of_key(key.value()), blocks, unsaved: None });
+    }
+    for entry in txn.open_table(MARKERS)?.range::<&[u8; 20]>(&edge_key(number, 0)..=&edge_key(number, 0xff))? {
+        let (key, value) = entry?;
+        content.markers.insert(stamp_of_key(key.value()), snapshot(value.value()), None);
+    }
+    Ok(())
+}

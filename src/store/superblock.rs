@@ -1,0 +1,235 @@
+//! What makes a directory a silo, and how it becomes one.
+//!
+//! ```text
+//! superblock: offset size
+//!                  0    8  magic "INFSILO\0"
+//!                  8    4  format version
+//!                 12    4  zero
+//!                 16   16  silo
+//!                 32  476  zero
+//!                508    4  CRC32C of bytes 0..508
+//! ```
+//!
+//! Formatting first leaves a file `formatting`, then makes the index, then the superblock, then removes the first again;
+//! each step is durable before the next. So a directory in which formatting was interrupted is told from a foreign or a
+//! damaged one, and formatting it again loses nothing.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::base::id::SiloId;
+use crate::store::disk::{Disk, DiskLock, LOCK_NAME};
+use crate::store::error::{Damage, Result, StoreError};
+use crate::store::index::Index;
+use crate::store::keys::{SILO, SILO_KEY, SiloRow, encode_row};
+use crate::store::position::Position;
+use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
+
+/// The format that this version writes and knows. 1: the first.
+pub const FORMAT_VERSION: u32 = 1;
+
+pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
+pub(crate) const INDEX_NAME: &str = "index.redb";
+pub(crate) const FAULT_NAME: &str = "fault";
+const FORMATTING_NAME: &str = "formatting";
+/// A fresh ext4 file system has this folder; it is nobody's data.
+const LOST_FOUND_NAME: &str = "lost+found";
+
+const MAGIC: [u8; 8] = *b"INFSILO\0";
+const SUPERBLOCK_BYTES: usize = 512;
+/// The index is small while a silo is formatted.
+const FORMAT_CACHE_BYTES: usize = 1 << 20;
+
+/// Makes the directory a silo. Refuses one that holds a silo already or anything foreign.
+pub(crate) fn format(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
+    check_vacant(disk)?;
+    let _lock = lock(disk)?;
+    // Another process may have been formatting until it gave up the lock.
+    check_vacant(disk)?;
+    let names = disk.list().map_err(StoreError::io("list the silo's directory"))?;
+    if !names.iter().any(|name| name == FORMATTING_NAME) {
+        disk.create(FORMATTING_NAME).and_then(|_| disk.sync_dir()).map_err(StoreError::io("begin formatting"))?;
+    }
+    for left in names.iter().filter(|name| [SUPERBLOCK_NAME, INDEX_NAME].contains(&name.as_str())) {
+        disk.remove(left).map_err(StoreError::io("remove what an interrupted formatting left"))?;
+    }
+    create_index(disk, id)?;
+    let superblock = disk.create(SUPERBLOCK_NAME).map_err(StoreError::io("create the superblock"))?;
+    let raw = encode(id);
+    superblock
+        .write_vectored_at(&mut [io::IoSlice::new(&raw)], 0)
+        .and_then(|()| superblock.sync_data())
+        .and_then(|()| disk.sync_dir())
+        .map_err(StoreError::io("write the superblock"))?;
+    disk.remove(FORMATTING_NAME).and_then(|()| disk.sync_dir()).map_err(StoreError::io("finish formatting"))
+}
+
+/// The id of the silo in this directory, or why there is none that can be opened.
+pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
+    let names = match disk.list() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StoreError::NotFormatted),
+        other => other.map_err(StoreError::io("list the silo's directory"))?,
+    };
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if has(SUPERBLOCK_NAME) {
+        let read = read(disk);
+        let damaged = matches!(read, Err(StoreError::Damaged(_)));
+        return if damaged && has(FORMATTING_NAME) { Err(StoreError::HalfFormatted) } else { read };
+    }
+    if has(FORMATTING_NAME) {
+        return Err(StoreError::HalfFormatted);
+    }
+    match names.into_iter().find(|name| ![LOCK_NAME, LOST_FOUND_NAME].contains(&name.as_str())) {
+        Some(name) if name == INDEX_NAME || segment_number(&name).is_some() => {
+            Err(StoreError::Damaged(Damage::Superblock))
+        }
+        Some(name) => Err(StoreError::Foreign(name)),
+        None => Err(StoreError::NotFormatted),
+    }
+}
+
+/// Takes the silo for this process alone.
+pub(crate) fn lock(disk: &Arc<dyn Disk>) -> Result<Box<dyn DiskLock>> {
+    disk.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StoreError::Locked,
+        _ => StoreError::Io { doing: "lock the silo", error },
+    })
+}
+
+/// Fails unless formatting here destroys nothing.
+fn check_vacant(disk: &Arc<dyn Disk>) -> Result<()> {
+    match identify(disk) {
+        Ok(id) => return Err(StoreError::AlreadyFormatted(id)),
+        Err(StoreError::NotFormatted) => {}
+        Err(StoreError::HalfFormatted) => {
+            let own = [FORMATTING_NAME, SUPERBLOCK_NAME, INDEX_NAME, LOCK_NAME, LOST_FOUND_NAME];
+            let names = disk.list().map_err(StoreError::io("list the silo's directory"))?;
+            if let Some(foreign) = names.into_iter().find(|name| !own.contains(&name.as_str())) {
+                return Err(StoreError::Foreign(foreign));
+            }
+        }
+        Err(other) => return Err(other),
+    }
+    Ok(())
+}
+
+fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
+    let file = disk.create(INDEX_NAME).map_err(StoreError::io("create the index"))?;
+    let index = Index::open(file.clone(), FORMAT_CACHE_BYTES)?;
+    let checkpoint = Position::new(1, SEGMENT_HEADER_BYTES);
+    let row = SiloRow { id, clean: true, checkpoint, chain: Vec::new(), next_slot: 1 };
+    index.turn(false).write(|txn| {
+        Index::create_tables(txn)?;
+        txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
+        Ok(())
+    })?;
+    drop(index);
+    file.sync_data().map_err(StoreError::io("sync the index"))
+}
+
+fn encode(id: SiloId) -> [u8; SUPERBLOCK_BYTES] {
+    let mut raw = [0; SUPERBLOCK_BYTES];
+    raw[..8].copy_from_slice(&MAGIC);
+    raw[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    raw[16..32].copy_from_slice(&id.0);
+    let crc = crc32c::crc32c(&raw[..508]);
+    raw[508..].copy_from_slice(&crc.to_le_bytes());
+    raw
+}
+
+fn read(disk: &Arc<dyn Disk>) -> Result<SiloId> {
+    let damaged = || StoreError::Damaged(Damage::Superblock);
+    let file = disk.open(SUPERBLOCK_NAME).map_err(StoreError::io("open the superblock"))?;
+    let mut raw = [0; SUPERBLOCK_BYTES];
+    match file.read_at(&mut raw, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(damaged()),
+        other => other.map_err(StoreError::io("read the superblock"))?,
+    }
+    let (body, crc) = raw.split_at(508);
+    if raw[..8] != MAGIC || crc32c::crc32c(body).to_le_bytes() != crc {
+        return Err(damaged());
+    }
+    let found = u32::from_le_bytes([raw[8], raw[9], raw[10], raw[11]]);
+    match found {
+        FORMAT_VERSION => {}
+        newer if newer > FORMAT_VERSION => {
+            return Err(StoreError::Newer { found: newer, known: FORMAT_VERSION });
+        }
+        _ => return Err(damaged()),
+    }
+    let mut id = SiloId::default();
+    id.0.copy_from_slice(&raw[16..32]);
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::faulty::{Crash, FaultyDisk};
+
+    fn fresh() -> (FaultyDisk, Arc<dyn Disk>) {
+        let disk = FaultyDisk::new(1);
+        (disk.clone(), Arc::new(disk))
+    }
+
+    #[test]
+    fn only_a_vacant_directory_is_formatted() {
+        let (_, disk) = fresh();
+        assert!(matches!(identify(&disk), Err(StoreError::NotFormatted)));
+        disk.create("lost+found").unwrap();
+        format(&disk, SiloId([1; 16])).unwrap();
+        assert_eq!(identify(&disk).unwrap(), SiloId([1; 16]));
+        assert!(matches!(format(&disk, SiloId([2; 16])), Err(StoreError::AlreadyFormatted(SiloId([1, ..])))));
+
+        let (_, disk) = fresh();
+        disk.create("holiday.jpg").unwrap();
+        assert!(matches!(format(&disk, SiloId([1; 16])), Err(StoreError::Foreign(name)) if name == "holiday.jpg"));
+        assert_eq!(disk.list().unwrap(), ["holiday.jpg"], "a foreign directory is not touched");
+
+        let (_, disk) = fresh();
+        format(&disk, SiloId([1; 16])).unwrap();
+        disk.remove(SUPERBLOCK_NAME).unwrap();
+        assert!(matches!(format(&disk, SiloId([1; 16])), Err(StoreError::Damaged(Damage::Superblock))));
+    }
+
+    #[test]
+    fn damaged_and_newer_superblocks_are_told_apart() {
+        let (faulty, disk) = fresh();
+        format(&disk, SiloId([1; 16])).unwrap();
+        for byte in [0, 9, 20, 100, 510] {
+            faulty.flip_bit(SUPERBLOCK_NAME, byte, 3);
+            assert!(matches!(identify(&disk), Err(StoreError::Damaged(Damage::Superblock))), "byte {byte}");
+            faulty.flip_bit(SUPERBLOCK_NAME, byte, 3);
+        }
+        let mut raw = encode(SiloId([1; 16]));
+        raw[8] = 2;
+        let crc = crc32c::crc32c(&raw[..508]);
+        raw[508..].copy_from_slice(&crc.to_le_bytes());
+        disk.open(SUPERBLOCK_NAME).unwrap().write_vectored_at(&mut [io::IoSlice::new(&raw)], 0).unwrap();
+        assert!(matches!(identify(&disk), Err(StoreError::Newer { found: 2, known: 1 })));
+    }
+
+    #[test]
+    fn formatting_interrupted_anywhere_is_recognised_and_done_again() {
+        let (counting, disk) = fresh();
+        format(&disk, SiloId([1; 16])).unwrap();
+        for at in 0..counting.operations() {
+            for crash in [Crash::Power, Crash::Process] {
+                let faulty = FaultyDisk::new(at);
+                let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
+                faulty.crash_after(at, crash);
+                assert!(format(&disk, SiloId([1; 16])).is_err());
+                faulty.restart();
+                match identify(&disk) {
+                    Ok(id) => assert_eq!(id, SiloId([1; 16])),
+                    Err(StoreError::HalfFormatted | StoreError::NotFormatted) => {
+                        format(&disk, SiloId([1; 16])).unwrap();
+                        faulty.crash(Crash::Power);
+                        identify(&disk).unwrap();
+                    }
+                    Err(other) => panic!("crash at {at}: {other}"),
+                }
+            }
+        }
+    }
+}
