@@ -232,7 +232,7 @@ async fn option_reply(stream: &mut UnixStream) -> Result<(u32, Vec<u8>), NbdErro
 /// Writes requests until the client is dropped, then says goodbye.
 async fn send(mut writing: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Outgoing>, shared: Arc<Shared>) {
     while let Some(Outgoing { header, data }) = outgoing.recv().await {
-        if writing.write_all_buf(&mut header.as_slice().chain(data)).await.is_err() {
+        if writing.write_all_buf(&mut Buf::chain(header.as_slice(), data)).await.is_err() {
             shared.end();
             return;
         }
