@@ -3,5 +3,6 @@
 mod cli;
 mod fuzz;
 mod nbd;
+mod simulation;
 mod tidy;
 mod tools;
