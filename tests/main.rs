@@ -4,5 +4,6 @@ mod cli;
 mod e2e;
 mod fuzz;
 mod nbd;
+mod simulation;
 mod tidy;
 mod tools;
