@@ -298,6 +298,10 @@ impl Cluster {
         self.net.member(node(index)).unwrap()
     }
 
+    pub fn disk(&self, index: usize) -> &Disk {
+        &self.disks[&index]
+    }
+
     /// Waits until a member's status is as wanted.
     pub async fn settled(&self, index: usize, wanted: impl Fn(&GroupStatus) -> bool) -> GroupStatus {
         let mut status = self.group(index).watch_status();
