@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -181,7 +181,15 @@ impl fmt::Debug for Request {
 impl LogFile {
     /// Opens or creates the file, and reads and checks all of it.
     pub async fn open(path: PathBuf) -> Result<LogFile, LogError> {
-        Self::start(move || redb::Builder::new().set_cache_size(CACHE_BYTES).create(path)).await
+        Self::start(move || {
+            let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path)?;
+            // A new file is not there after a power loss unless its folder is synced too.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
+            Ok(database)
+        })
+        .await
     }
 
     /// The same on a disk of the caller's: the seam for tests of crashes.

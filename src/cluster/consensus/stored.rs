@@ -54,7 +54,8 @@ enum StoredEntry {
 #[derive(Serialize, Deserialize)]
 enum Content {
     Blank,
-    Proposal(Proposal),
+    /// Boxed for its size; the encoding is the same.
+    Proposal(Box<Proposal>),
     Members(Members),
 }
 
@@ -136,7 +137,7 @@ pub(super) fn decode_vote(bytes: &[u8]) -> Result<RaftVote, BadBytes> {
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     let content = match &entry.payload {
         Payload::Blank => Content::Blank,
-        Payload::Normal(proposal) => Content::Proposal(proposal.clone()),
+        Payload::Normal(proposal) => Content::Proposal(Box::new(proposal.clone())),
         Payload::Membership(membership) => Content::Members(Members::of(membership)),
     };
     encode(&StoredEntry::V1 { id: entry.log_id.into(), content })
@@ -146,7 +147,7 @@ pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, BadBytes> {
     let StoredEntry::V1 { id, content } = decode(bytes)?;
     let payload = match content {
         Content::Blank => Payload::Blank,
-        Content::Proposal(proposal) => Payload::Normal(proposal),
+        Content::Proposal(proposal) => Payload::Normal(*proposal),
         Content::Members(members) => Payload::Membership(members.membership()?),
     };
     Ok(Entry::new(id.into(), payload))

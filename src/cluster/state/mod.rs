@@ -124,9 +124,9 @@ impl ClusterState {
 
     /// Reads a state of this or an older version.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadState> {
-        match postcard::from_bytes(bytes) {
-            Ok(Versioned::V1(state)) => Ok(state),
-            Err(_) => Err(BadState),
+        match postcard::take_from_bytes(bytes) {
+            Ok((Versioned::V1(state), [])) => Ok(state),
+            Ok(_) | Err(_) => Err(BadState),
         }
     }
 

@@ -5,7 +5,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use super::*;
 use crate::base::error::{Fault, Kind};
 use crate::cluster::consensus::log_file::{Change, Fact};
-use crate::cluster::consensus::{CLUSTER_GROUP, Damage, GroupNumber, LogError};
+use crate::cluster::consensus::{CLUSTER_GROUP, Damage, GroupNumber, LogError, ProposeError};
 
 const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
 const FACTS: TableDefinition<(u64, u8), &[u8]> = TableDefinition::new("facts");
@@ -62,6 +62,22 @@ async fn a_disk_that_fails_ends_the_file_for_good() {
     assert!(file.write_and_wait(CLUSTER_GROUP, vec![entry(1)]).await.is_err());
     assert!(file.write_and_wait(CLUSTER_GROUP, vec![entry(1)]).await.is_err());
     file.close().await;
+}
+
+#[tokio::test]
+async fn a_member_whose_disk_fails_stops_and_the_others_go_on() {
+    let cluster = Cluster::new(3, QUICK).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.disk(leader).kill(false);
+    let failing = cluster.group(leader).propose(create_volume("v", VOLUME, 3), Duration::from_secs(5)).await;
+    assert!(failing.is_err());
+    let stopped = cluster.settled(leader, |status| status.stopped.is_some()).await;
+    assert!(!stopped.has_quorum && stopped.leader.is_none());
+    let refused = cluster.group(leader).propose(take_over(leader), LONG).await;
+    assert_eq!(refused, Err(ProposeError::Stopped));
+    let others: Vec<_> = (0..3).filter(|index| *index != leader).collect();
+    cluster.leader(&others).await;
+    cluster.group(others[0]).propose(create_volume("w", VolumeId([8; 16]), 3), LONG).await.unwrap();
 }
 
 /// A group of one on a real file, with some entries in it.

@@ -298,6 +298,10 @@ impl Cluster {
         self.net.member(node(index)).unwrap()
     }
 
+    pub fn disk(&self, index: usize) -> &Disk {
+        &self.disks[&index]
+    }
+
     /// Waits until a member's status is as wanted.
     pub async fn settled(&self, index: usize, wanted: impl Fn(&GroupStatus) -> bool) -> GroupStatus {
         let mut status = self.group(index).watch_status();
@@ -310,14 +314,18 @@ impl Cluster {
 
     /// The member that leads, once all that run agree on one.
     pub async fn leader(&self, running: &[usize]) -> usize {
-        let mut agreed = BTreeSet::new();
-        for index in running {
-            agreed.insert(self.settled(*index, |status| status.leader.is_some()).await.leader);
-        }
-        match agreed.pop_first().flatten() {
-            Some(leader) if agreed.is_empty() => usize::from(leader.0[0]) - 1,
-            _ => Box::pin(self.leader(running)).await,
-        }
+        let mut watches: Vec<_> = running.iter().map(|index| self.group(*index).watch_status()).collect();
+        let agreed = async {
+            loop {
+                let leaders: BTreeSet<_> = watches.iter_mut().map(|watch| watch.borrow_and_update().leader).collect();
+                if let (Some(Some(leader)), 1) = (leaders.first(), leaders.len()) {
+                    return usize::from(leader.0[0]) - 1;
+                }
+                let changes = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
+                futures::future::select_all(changes).await.0.unwrap();
+            }
+        };
+        tokio::time::timeout(LONG, agreed).await.expect("the members agree on a leader")
     }
 }
 
