@@ -8,11 +8,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use infinit::base::id::{Epoch, Seq, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId};
+use infinit::base::id::{
+    ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId,
+};
 use infinit::base::record::{HEADER_BYTES, Record};
+use infinit::cluster::replication::message::{
+    Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Request as Ask, ToSilo,
+};
 use infinit::interface::nbd::option::{self, OptionHeader};
 use infinit::interface::nbd::protocol::{OPT_GO, OPT_SET_META_CONTEXT, OPTION_HEADER_BYTES, REQUEST_BYTES};
 use infinit::interface::nbd::request::{Request, Rules};
+use infinit::store::replay;
+use infinit::transport::identity::{NetworkKey, NodeKey, TokenKey};
+use infinit::transport::passport::{self, Invitation, Passport, Role};
+use infinit::transport::token::{self, Contact, Token};
+use infinit::transport::{discovery, hello, rpc, stream};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
@@ -161,4 +171,65 @@ fn decode_record(input: &[u8]) {
         let _ = record.verify();
         let _ = record.snapshot();
     }
+}
+
+#[test]
+fn replication_messages() {
+    let key = SlotKey { volume: VolumeId([7; 16]), slot: SlotIndex(1) };
+    let record = Record::write(key, 8192, Stamp::new(Epoch(3), Seq(9)), Bytes::from(vec![5; 4096]));
+    let silo = SiloId([2; 16]);
+    let append = Append {
+        silo,
+        config: ConfigNumber(1),
+        epoch: Epoch(3),
+        previous: Seq(8),
+        incarnation: Incarnation(4),
+        committed: Seq(5),
+        sent: 6,
+        sync: false,
+        record,
+    };
+    let (slot, epoch, incarnation) = (SlotIndex(1), Epoch(3), Incarnation(4));
+    let parcel = Parcel::default();
+    let to_silo = [
+        ToSilo::Append(append),
+        ToSilo::Rare(silo, key.volume, Ask::Transfer { slot, epoch, incarnation, attempt: 1, cursor: 1, parcel }),
+        ToSilo::Rare(silo, key.volume, Ask::CatchUp { slot, epoch, incarnation, attempt: 1, base: Seq(1), floor: Seq(2) }),
+        ToSilo::Rare(silo, key.volume, Ask::Release { epoch }),
+    ];
+    let ack = Ack { silo, key, epoch, incarnation, applied: Seq(1), durable: Seq(1), takes_writes: true, sent: 1 };
+    let changed = vec![1, 2, 3];
+    let from_silo = [
+        FromSilo::Ack(ack),
+        FromSilo::Rare(silo, key.volume, Answer::CatchingUp { slot, epoch, incarnation, attempt: 1, changed }),
+        FromSilo::Rare(silo, key.volume, Answer::Read { id: 1, result: Err(ReadRefusal::Behind) }),
+    ];
+    let corpus: Vec<Vec<u8>> = to_silo.into_iter().map(ToSilo::encode).map(|frame| frame.into_bytes().to_vec()).collect();
+    fuzz("messages to silos", &corpus, |input| {
+        let decoded = ToSilo::decode(Bytes::copy_from_slice(input));
+        if let Ok(ToSilo::Rare(_, volume, Ask::Transfer { slot, parcel, .. })) = decoded {
+            let _ = parcel.split(SlotKey { volume, slot });
+        }
+    });
+    let corpus: Vec<Vec<u8>> = from_silo.iter().map(|message| message.encode().into_bytes().to_vec()).collect();
+    fuzz("messages from silos", &corpus, |input| drop(FromSilo::decode(input)));
+}
+
+/// The decoders of the layers below have entry points of their own.
+#[test]
+fn peers_and_segments() {
+    let owner = NetworkKey::generate();
+    let (node, one_off) = (NodeKey::generate(), TokenKey::generate());
+    let invitation = Invitation::by_network(&owner, Role::Storage, u64::MAX / 2, 3, &one_off).unwrap();
+    let passport = Passport::by_invitation(&invitation, &one_off, node.node(), 1_800_000_000).unwrap();
+    let passport = passport.encode().unwrap();
+    let contact = Contact { node: node.node(), addresses: vec!["127.0.0.1:7420".parse().unwrap()] };
+    let token = Token::new("prod".to_owned(), invitation, one_off, vec![contact]).unwrap().to_string().into_bytes();
+    fuzz("passports", std::slice::from_ref(&passport), passport::fuzz_passport);
+    fuzz("tokens", &[token], token::fuzz_token);
+    fuzz("greetings", std::slice::from_ref(&passport), hello::fuzz_hello);
+    fuzz("frames", &[vec![4, 0, 0, 0, 1, 2, 3, 4], vec![0; 8]], stream::fuzz_frames);
+    fuzz("requests between daemons", &[vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9]], rpc::fuzz_message);
+    fuzz("address records", &[passport], discovery::fuzz_address_record);
+    fuzz("segments", &[vec![0; 4096]], |input| drop(replay::fuzz_segment(input)));
 }

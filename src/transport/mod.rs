@@ -30,7 +30,7 @@ pub mod memory;
 pub mod network;
 pub mod passport;
 pub mod rpc;
-mod stream;
+pub mod stream;
 pub mod tls;
 pub mod token;
 
