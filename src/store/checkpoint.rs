@@ -140,7 +140,8 @@ impl Silo {
     /// Removes from the index what trims hide that the watermarks have passed.
     fn carry_out_trims(&self) -> Result<()> {
         for slot in self.all_slots() {
-            while let Some(trim) = next_ripe(&slot.read()) {
+            loop {
+                let Some(trim) = next_ripe(&slot.read()) else { break };
                 let turn = self.index.turn(false);
                 self.carry_out(&turn, &slot, trim)?;
             }

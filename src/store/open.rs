@@ -170,7 +170,7 @@ impl Silo {
     fn remove_unused(&self, tail: &Tail, numbers: &[u32]) -> Result<()> {
         let referred = self.all_slots().iter().map(|slot| slot.read().position.segment()).max().unwrap_or(0);
         let current = self.log.end().segment();
-        let unused = |number: &u32| *number > tail.end.segment() && *number > referred && *number < current;
+        let unused = |number: &u32| *number > tail.end.segment() && *number > referred && *number != current;
         let unused: Vec<u32> = numbers.iter().copied().filter(unused).collect();
         self.log.remove(&unused).map_err(StoreError::io("remove unused segments"))
     }

@@ -63,7 +63,8 @@ pub(crate) fn replay(
                 return Ok(Tail { end: at, continuable: !damaged, finding });
             }
         }
-        let continued = numbers.iter().copied().filter(|number| *number > at.segment());
+        // The latest: an earlier one was made ahead in another life and never used.
+        let continued = numbers.iter().copied().rev().filter(|number| *number > at.segment());
         let Some(next) = find_continuation(disk, silo, at.segment(), continued)? else {
             // The segment ended in order and the next one was lost with its directory entry, or never used.
             return Ok(Tail { end: at, continuable: false, finding: None });

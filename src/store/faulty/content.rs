@@ -174,14 +174,15 @@ impl Inode {
     }
 
     pub(super) fn flip_bit(&mut self, byte: u64, bit: u8) -> bool {
-        for content in [&mut self.seen, &mut self.durable] {
+        let mut flipped = false;
+        for content in [&mut self.durable, &mut self.seen] {
             let mut value = [0];
-            if content.read(&mut value, byte).is_err() {
-                return false;
+            flipped = content.read(&mut value, byte).is_ok();
+            if flipped {
+                content.write(byte, &[value[0] ^ (1 << (bit % 8))]);
             }
-            content.write(byte, &[value[0] ^ (1 << (bit % 8))]);
         }
-        true
+        flipped
     }
 
     /// Bytes this file takes on the disk.

@@ -1,1 +1,122 @@
+//! Decay and failing operations: noticed, never returned as data, and remembered.
+
 use super::*;
+use crate::store::error::{Operation, StoreError};
+use crate::store::faulty::Crash;
+
+fn write(seq: u64, first: u64, count: u64) -> Op {
+    Op { stamp: stamp(1, seq), first, count, kind: Kind::Data }
+}
+
+#[test]
+fn a_flipped_bit_is_reported_and_repaired_with_the_indexed_version() {
+    let (disk, silo) = fresh(1);
+    let ops = [write(1, 0, 8), write(2, 100, 1)];
+    silo.append(&ops.map(|op| op.record())).unwrap();
+    let block_5 = 64 + 16 + 96 + 8 * 8 + 5 * 4096;
+    for checkpointed in [false, true] {
+        assert!(disk.flip_bit("segment-00000001", block_5 + 77, 2));
+        let read = silo.read(KEY, 2, 6);
+        assert!(matches!(read, Err(StoreError::BadBlock { block: 5, stamp: s }) if s == stamp(1, 1)), "{read:?}");
+        silo.read(KEY, 0, 5).unwrap();
+        assert!(matches!(silo.delta(KEY, Seq(0), &[], 0, 1), Err(StoreError::BadBlock { block: 5, .. })));
+        assert!(disk.flip_bit("segment-00000001", block_5 + 77, 2));
+        if !checkpointed {
+            silo.checkpoint().unwrap();
+        }
+    }
+    disk.flip_bit("segment-00000001", block_5, 0);
+    let other = Op { stamp: stamp(1, 2), ..ops[0] };
+    assert_eq!(silo.repair(&other.record()).unwrap(), 0, "only exactly the indexed version mends");
+    assert!(silo.read(KEY, 5, 1).is_err());
+    assert_eq!(silo.repair(&ops[0].record()).unwrap(), 8);
+    assert_reads(&silo, &ops, 0, 200, "after the repair");
+    silo.close().unwrap();
+    drop(silo);
+    assert_reads(&open(&disk, 2).unwrap(), &ops, 0, 200, "after a restart");
+}
+
+#[test]
+fn an_unreadable_sector_condemns_its_block_only() {
+    let (disk, silo) = fresh(1);
+    silo.append(&[write(1, 0, 8).record()]).unwrap();
+    let block_5 = 64 + 16 + 96 + 8 * 8 + 5 * 4096;
+    disk.fail_reads("segment-00000001", block_5 + 100..block_5 + 101);
+    assert!(matches!(silo.read(KEY, 0, 8), Err(StoreError::BadBlock { block: 5, .. })));
+    silo.read(KEY, 6, 2).unwrap();
+    disk.heal_reads();
+    assert_reads(&silo, &[write(1, 0, 8)], 0, 8, "once readable");
+}
+
+/// No single flipped bit anywhere in the log makes a read return anything but the truth or an error.
+#[test]
+fn flipped_bits_in_the_log_are_never_data() {
+    let (disk, silo) = fresh(1);
+    let history: Vec<Op> = (1..8).map(|seq| write(seq, seq * 3, 2)).collect();
+    silo.append(&history.iter().map(Op::record).collect::<Vec<_>>()).unwrap();
+    silo.sync().unwrap();
+    disk.crash(Crash::Process);
+    drop(silo);
+    let end = 64 + 7 * (16 + 96 + 16 + 8192);
+    let mut chooser = Chooser::new(4);
+    let mut cut = 0;
+    for round in 0..200 {
+        let (byte, bit) = (chooser.below(end), chooser.below(8) as u8);
+        let copy = FaultyDisk::new(round);
+        for name in ["superblock", "index.redb", "segment-00000001"] {
+            let file = crate::store::disk::Disk::create(&copy, name).unwrap();
+            let bytes = disk.contents(name).unwrap();
+            file.write_vectored_at(&mut [std::io::IoSlice::new(&bytes)], 0).unwrap();
+        }
+        copy.flip_bit("segment-00000001", byte, bit);
+        let silo = open(&copy, 2).unwrap();
+        let applied = silo.slot(KEY).unwrap().applied.0 as usize;
+        cut += usize::from(applied < history.len());
+        assert_holds(&silo, &history[..applied], &format!("bit {bit} of byte {byte}"));
+        assert_reads(&silo, &history[..applied], 0, 64, &format!("bit {bit} of byte {byte}"));
+    }
+    assert!(cut > 150, "the flips must have mattered: {cut}");
+}
+
+#[test]
+fn a_failed_sync_is_final_across_restarts() {
+    let (disk, silo) = fresh(1);
+    let ops = [write(1, 0, 8), write(2, 100, 1)];
+    silo.append(&[ops[0].record()]).unwrap();
+    silo.sync().unwrap();
+    let state = SlotState { adopted_boot: [1; 16], ..silo.slot(KEY).unwrap() };
+    assert!(silo.kept_page_cache(&state));
+    silo.append(&[ops[1].record()]).unwrap();
+    disk.fail_sync_after(0);
+    assert!(matches!(silo.sync(), Err(StoreError::Faulted(fault)) if fault.operation == Operation::Sync));
+    assert!(!silo.kept_page_cache(&state) && !silo.takes_writes(0));
+    for refused in [silo.sync(), silo.append(&[]), silo.checkpoint(), silo.commit(&[]), silo.close()] {
+        assert!(matches!(refused, Err(StoreError::Faulted(_))));
+    }
+    assert_holds(&silo, &ops, "reads go on");
+    drop(silo);
+    for life in 2..4 {
+        let silo = open(&disk, life).unwrap();
+        assert_eq!(silo.faulted().unwrap().operation, Operation::Sync);
+        assert!(matches!(silo.append(&[ops[1].record()]), Err(StoreError::Faulted(_))));
+        assert_holds(&silo, &ops, "reads go on after a restart");
+        assert_reads(&silo, &ops, 0, 200, "reads go on after a restart");
+    }
+}
+
+#[test]
+fn failed_writes_and_commits_are_final_too() {
+    let (disk, silo) = fresh(1);
+    silo.append(&[write(1, 0, 8).record()]).unwrap();
+    disk.fail_write_after(0);
+    let failed = silo.append(&[write(2, 0, 8).record()]);
+    assert!(matches!(failed, Err(StoreError::Faulted(fault)) if fault.operation == Operation::Write));
+    assert_holds(&silo, &[write(1, 0, 8)], "the failed write is not seen");
+
+    let (disk, silo) = fresh(2);
+    disk.fail_sync_after(0);
+    let failed = silo.commit(&[commit(silo.slot(KEY).unwrap(), Change::Keep)]);
+    assert!(matches!(failed, Err(StoreError::Faulted(fault)) if fault.operation == Operation::Commit));
+    drop(silo);
+    assert_eq!(open(&disk, 2).unwrap().faulted().unwrap().operation, Operation::Commit);
+}
