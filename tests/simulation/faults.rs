@@ -132,7 +132,7 @@ impl World {
     }
 
     /// The cluster state tells some old writer that there is a newer one.
-    fn tell_fence(&mut self) {
+    pub fn tell_fence(&mut self) {
         let epoch = self.cluster.epoch;
         for at in 0..self.writers.len() {
             if self.writers[at].is_running() && self.writers[at].epoch < epoch {
@@ -168,6 +168,7 @@ impl World {
         for at in 0..self.writers.len() {
             self.thaw(at);
         }
+        self.tell_fence();
         let healed = self.run_until(HEALED_WITHIN, |world| world.holder_serves());
         self.expect(healed, "no writer serves");
         self.run_for(SECOND);

@@ -59,6 +59,9 @@ impl World {
             self.note(|| format!("w{writer} → {}: {}", silo_name(silo_id(silo)), to_silo(&message)));
         }
         let Some(id) = self.writers[writer].links[silo] else { return };
+        if self.losses.iter().any(|(at, which)| *at == silo && which(&message)) {
+            return self.note(|| "    which is lost".to_owned());
+        }
         let (lost, doubled, overtaken) = self.temper.rough;
         let rough = !self.healing;
         if rough && self.dice.chance(lost) {

@@ -121,6 +121,16 @@ impl Registers {
         cells.push(fresh);
     }
 
+    /// Forgets what no read that began at `oldest` or later may see: what was certainly overwritten before. Such a read
+    /// is unlawful with it and without it.
+    pub fn prune(&mut self, oldest: u64) {
+        for cell in self.sectors.values_mut().filter_map(|cells| cells.last_mut()).filter(|c| c.clusters.len() > 12) {
+            let last = cell.clusters.iter().filter(|c| c.first_end < oldest).map(|c| c.written_from).max();
+            let Some(last) = last else { continue };
+            cell.clusters.retain(|cluster| cluster.first_end >= last);
+        }
+    }
+
     fn cell(&mut self, sector: u64, epoch: Epoch) -> &mut Cell {
         let cells = self.sectors.entry(sector).or_insert_with(|| vec![initial(Epoch(0), 0)]);
         let at = cells.iter().rposition(|cell| cell.from <= epoch).unwrap_or(0);

@@ -87,6 +87,12 @@ impl World {
         }
         let now = self.moment(silo);
         let incarnation = Incarnation(self.dice.next());
+        if !self.healing && self.temper.clients > 0 && self.dice.chance(60) {
+            let after = self.dice.below(30);
+            let power = self.dice.chance(500);
+            self.silos[silo].disk.crash_after(after, if power { Crash::Power } else { Crash::Process });
+            self.silos[silo].lost_power |= power;
+        }
         let host = &mut self.silos[silo];
         let options = SiloOptions {
             segment_bytes: 384 << 10,
@@ -97,6 +103,7 @@ impl World {
         };
         let opened = match Silo::open(Arc::new(host.disk.clone()), options) {
             Ok(opened) => opened,
+            Err(_) if host.disk.is_down() => return self.died_in_opening(silo),
             Err(error) => {
                 let why = format!("s{} cannot be opened: {error}", silo + 1);
                 return self.fail(why);
@@ -174,7 +181,14 @@ impl World {
             return self.fail(why);
         }
         self.cluster.incarnations.insert(id, opening.incarnation);
-        if let Err(error) = keeper.confirmed() {
+        let result = keeper.confirmed();
+        for writer in 0..self.writers.len() {
+            if self.writers[writer].is_running() {
+                let wait = self.latency();
+                self.at(wait, Event::Inform(writer));
+            }
+        }
+        if let Err(error) = result {
             let why = format!("s{} cannot be confirmed: {error}", silo + 1);
             self.fail_unless_down(silo, why);
         }
@@ -277,6 +291,12 @@ impl World {
     }
 
     pub fn checkpoint(&mut self, silo: usize, life: u64) {
+        self.checkpoint_once(silo, life);
+        let wait = self.dice.around(self.temper.checkpoint_ns);
+        self.at(wait, Event::Checkpoint(silo, life));
+    }
+
+    pub fn checkpoint_once(&mut self, silo: usize, life: u64) {
         let host = &mut self.silos[silo];
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
         self.trace.mix(&[self.now, 9, silo as u64]);
@@ -285,8 +305,6 @@ impl World {
             return self.fail_unless_down(silo, why);
         }
         self.check_content(silo);
-        let wait = self.dice.around(self.temper.checkpoint_ns);
-        self.at(wait, Event::Checkpoint(silo, life));
     }
 
     fn fail_unless_down(&mut self, silo: usize, why: String) {
@@ -299,6 +317,14 @@ impl World {
         self.silos[silo].in_call = true;
         self.gone(silo);
         self.silos[silo].disk.restart();
+    }
+
+    /// The same while it was being opened.
+    fn died_in_opening(&mut self, silo: usize) {
+        self.note(|| format!("s{} died while it was opened", silo + 1));
+        self.silos[silo].disk.restart();
+        let wait = self.dice.below(500 * MS);
+        self.at(wait, Event::Reopen(silo));
     }
 
     /// A silo's process or machine goes down between two calls.

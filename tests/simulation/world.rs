@@ -32,6 +32,8 @@ pub enum Event {
     Checkpoint(usize, u64),
     Reopen(usize),
     Confirm(usize, u64),
+    /// The cluster state's knowledge of silos reaches a writer.
+    Inform(usize),
     /// A writer hears that its connection broke.
     Broken(u64),
     Reconnect(usize, usize),
@@ -40,6 +42,8 @@ pub enum Event {
     Request(Op),
     Attach(usize),
     Thaw(usize),
+    /// The cluster state tells old writers that there is a newer one.
+    Tell,
     Fault,
     /// Ends a wait of a script.
     Bell,
@@ -55,7 +59,7 @@ pub struct Cluster {
 }
 
 /// A node's clock: when it booted, and how wrong it goes in parts of a million.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     offset: u64,
     drift_ppm: i64,
@@ -86,6 +90,8 @@ pub struct World {
     pub quiet: bool,
     /// Writers attach anew by themselves after they ended.
     pub persistent: bool,
+    /// Messages that a script loses: to this silo, if this says so.
+    pub losses: Vec<(usize, fn(&ToSilo) -> bool)>,
     pub failure: Option<String>,
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -114,6 +120,7 @@ impl World {
             healing: false,
             quiet: false,
             persistent: true,
+            losses: Vec::new(),
             failure: None,
             counts: BTreeMap::new(),
         };
@@ -201,11 +208,13 @@ impl World {
             Event::Checkpoint(silo, life) => self.checkpoint(silo, life),
             Event::Reopen(silo) => self.reopen(silo),
             Event::Confirm(silo, life) => self.confirm(silo, life),
+            Event::Inform(writer) => self.inform(writer),
             Event::Broken(connection) => self.hear_of_break(connection),
             Event::Reconnect(writer, silo) => self.reconnect(writer, silo),
             Event::Client(writer, client) => self.client(writer, client),
             Event::Attach(node) => self.attach(node),
             Event::Thaw(writer) => self.thaw(writer),
+            Event::Tell => self.tell_fence(),
             Event::Fault => self.fault(),
             Event::Bell | Event::Request(_) => {}
         }

@@ -122,9 +122,23 @@ impl World {
             let wait = self.latency();
             self.at(wait, Event::Reconnect(at, silo));
         }
+        if clients > 0 && (self.healing || self.dice.chance(700)) {
+            let most = if self.healing { 100 * MS } else { self.temper.lease.as_nanos() as u64 };
+            let wait = self.dice.below(most);
+            self.at(wait, Event::Tell);
+        }
         for client in 0..clients {
             let wait = self.dice.around(self.temper.think_ns);
             self.at(wait, Event::Client(at, client));
+        }
+    }
+
+    /// A writer's node hears which incarnations the cluster state knows.
+    pub fn inform(&mut self, at: usize) {
+        if self.writers[at].is_running() {
+            for (silo, incarnation) in self.cluster.incarnations.clone() {
+                self.writers[at].writer.confirmed(silo, incarnation);
+            }
         }
     }
 
@@ -152,6 +166,14 @@ impl World {
             return;
         }
         let tag = self.fresh_tag();
+        if tag.is_multiple_of(128) {
+            let open = self.writers.iter().filter(|host| !host.is_dead()).flat_map(|host| host.ops.values());
+            let oldest = open.map(|op| op.submitted).min().unwrap_or(self.now);
+            let held = self.writers.iter().any(|host| !host.held.is_empty());
+            if !held {
+                self.registers.prune(oldest);
+            }
+        }
         let op = draw(&mut self.dice, &self.temper, &self.hot, tag, self.now);
         self.writers[at].outstanding[client] += 1;
         self.writers[at].clients_of.insert(tag, client);

@@ -216,20 +216,23 @@ impl Keeper {
     }
 }
 
-/// Reads from the store and answers; may run on any thread.
+/// Reads from the store and answers; may run on any thread. What is read is given away only if the slot serves the
+/// epoch still: it may have promised another and changed its history in between (rules 7 and 12).
 pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
     let answer = match request {
-        Request::Read { id, slot, first_block, blocks, .. } => {
+        Request::Read { id, slot, epoch, first_block, blocks, .. } => {
             let key = SlotKey { volume, slot: *slot };
             let read = silo.read(key, *first_block, *blocks);
-            Answer::Read { id: *id, result: read.map(|run| BlockData { bytes: run.data }).map_err(read_refusal) }
+            let result = read.map(|run| BlockData { bytes: run.data }).map_err(read_refusal);
+            Answer::Read { id: *id, result: still_serves(silo, key, *epoch).and(result) }
         }
-        Request::Allocation { id, slot, first_block, blocks, .. } => {
+        Request::Allocation { id, slot, epoch, first_block, blocks, .. } => {
             let key = SlotKey { volume, slot: *slot };
             let runs = silo.status(key, *first_block, *blocks).map_err(read_refusal);
-            Answer::Allocation { id: *id, result: runs.map(|runs| runs.into_iter().map(run_of).collect()) }
+            let result = runs.map(|runs| runs.into_iter().map(run_of).collect());
+            Answer::Allocation { id: *id, result: still_serves(silo, key, *epoch).and(result) }
         }
-        Request::Delta { id, slot, base, from_extent, also, .. } => {
+        Request::Delta { id, slot, epoch, base, from_extent, also, .. } => {
             let key = SlotKey { volume, slot: *slot };
             let delta = silo.delta(key, *base, also, *from_extent, DELTA_BYTES).map_err(read_refusal);
             let result = delta.map(|delta| {
@@ -245,12 +248,21 @@ pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
                 parcel.records = records.freeze();
                 (parcel, delta.next_extent)
             });
-            Answer::Delta { id: *id, result }
+            Answer::Delta { id: *id, result: still_serves(silo, key, *epoch).and(result) }
         }
         // The acceptor serves nothing else.
         _ => Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: Refusal::OutOfStep },
     };
     FromSilo::Rare(silo.id(), volume, answer)
+}
+
+/// Whether the slot is complete in this epoch, as far as is durable.
+fn still_serves(silo: &Silo, key: SlotKey, epoch: Epoch) -> Result<(), ReadRefusal> {
+    let Some(state) = silo.slot(key) else { return Err(ReadRefusal::Behind) };
+    if state.promise > epoch {
+        return Err(ReadRefusal::Fenced { promise: state.promise });
+    }
+    if state.adopted == epoch && state.incomplete.is_none() { Ok(()) } else { Err(ReadRefusal::Behind) }
 }
 
 /// A message for a silo that is not open here.

@@ -284,7 +284,8 @@ impl Acceptor {
 
     /// The numbers that a sync started now will have made durable; none if nobody waits.
     pub fn begin_sync(&mut self) -> Vec<(SlotKey, Seq)> {
-        self.slots.iter().filter(|(_, slot)| slot.wants_sync()).map(|(key, slot)| (*key, slot.applied())).collect()
+        let waiting = self.slots.iter_mut().filter(|(_, slot)| slot.wants_sync());
+        waiting.map(|(key, slot)| (*key, slot.begin_sync())).collect()
     }
 
     /// A sync begun with these marks succeeded: acknowledges what is durable now, and says if another is wanted.

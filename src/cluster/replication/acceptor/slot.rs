@@ -21,6 +21,9 @@ pub struct Slot {
     lease: Duration,
     /// Highest number somebody waits for to be durable.
     sync_wanted: Seq,
+    /// How far the stream had come when the sync began that is running; none once the history is another, whose
+    /// numbers that sync says nothing about.
+    syncing: Option<Seq>,
     catching_up: Option<CatchingUp>,
     /// The writer's connection: where acknowledgements go.
     session: Session,
@@ -56,6 +59,7 @@ impl Slot {
             leased_until: waits,
             lease: Duration::from_millis(state.lease_ms_max),
             sync_wanted: Seq::ZERO,
+            syncing: None,
             catching_up: None,
             session: 0,
             sent: 0,
@@ -86,10 +90,18 @@ impl Slot {
         self.sync_wanted > self.durable && self.applied() > self.durable
     }
 
-    /// A sync that covered everything applied up to `mark` succeeded.
+    /// A sync begins; it covers everything applied up to the number returned.
+    pub fn begin_sync(&mut self) -> Seq {
+        let mark = self.applied();
+        self.syncing = Some(mark);
+        mark
+    }
+
+    /// The sync that began at `mark` succeeded.
     pub fn synced(&mut self, mark: Seq) {
-        // A catching-up begun meanwhile may have moved the stream; its numbers count nowhere until it is complete.
-        self.durable = self.durable.max(mark.min(self.applied()));
+        if let Some(reach) = self.syncing.take() {
+            self.durable = self.durable.max(reach.min(mark));
+        }
     }
 
     /// Why this promotion is refused, if it is.
@@ -147,7 +159,7 @@ impl Slot {
         self.state.committed = self.state.committed.min(vote.applied);
         // The host syncs before it reverts, so everything that is left is durable.
         self.durable = vote.applied;
-        self.sync_wanted = Seq::ZERO;
+        self.forget_syncs();
         Change::Revert { vote }
     }
 
@@ -336,6 +348,7 @@ impl Slot {
                 out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
             }
             self.state.incomplete = Some(self.state.vote());
+            self.forget_syncs();
             self.catching_up = Some(CatchingUp { attempt, base, live: floor, cursor: None, needs: floor });
             out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Keep)]));
         }
@@ -392,8 +405,15 @@ impl Slot {
         self.state.adopted = epoch;
         self.state.adopted_boot = opening.boot;
         self.durable = self.state.applied;
+        self.forget_syncs();
         out.push(Effect::SyncNow);
         out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
+    }
+
+    /// The numbers that somebody waits for, or that a sync is running for, are another history's.
+    fn forget_syncs(&mut self) {
+        self.sync_wanted = Seq::ZERO;
+        self.syncing = None;
     }
 
     /// Why a read of this epoch and floor is not served here (rule 7).

@@ -19,10 +19,12 @@ pub struct Link {
     pub connected: bool,
     /// The promise of this epoch was given on this connection.
     pub promised: bool,
-    /// The incarnation of the promise; before, the one that the cluster state knows.
+    /// The incarnation of the promise.
     pub incarnation: Incarnation,
-    /// An incarnation is known, so a silo that does not descend from it is another.
-    known: bool,
+    /// The last incarnation that the silo or the cluster state told: a silo that does not descend from it is another.
+    last: Option<Incarnation>,
+    /// What the silo's incarnation descends from, as far as it told.
+    chain: Vec<Incarnation>,
     pub takes_writes: bool,
     /// Until then, by the writer's clock and with a margin, the silo promises to nobody else (rule 9).
     pub lease_until: Moment,
@@ -40,13 +42,25 @@ impl Link {
             connected: false,
             promised: false,
             incarnation: incarnation.unwrap_or_default(),
-            known: incarnation.is_some(),
+            last: incarnation,
+            chain: Vec::new(),
             takes_writes: true,
             lease_until: Moment::default(),
             ask_at: None,
             asked: 0,
             leased_until: None,
             out: None,
+        }
+    }
+
+    /// The cluster state knows this incarnation. Unless that is old news, the silo's chain may begin there now.
+    pub(super) fn confirmed(&mut self, incarnation: Incarnation) {
+        if self.chain.contains(&incarnation) || self.last == Some(incarnation) {
+            return;
+        }
+        self.last = Some(incarnation);
+        if self.out == Some(OutReason::Foreign) {
+            self.out = None;
         }
     }
 
@@ -93,13 +107,15 @@ impl Writer {
         if promised.epoch != self.options.epoch || !link.connected || link.promised || promised.sent != link.asked {
             return;
         }
-        if link.known && link.incarnation != promised.incarnation && !promised.chain.contains(&link.incarnation) {
+        if link.last.is_some_and(|last| last != promised.incarnation && !promised.chain.contains(&last)) {
             link.out = Some(OutReason::Foreign);
             return;
         }
-        link.known = true;
         link.incarnation = promised.incarnation;
+        link.last = Some(promised.incarnation);
+        link.chain = promised.chain;
         link.promised = true;
+        link.out = None;
         link.ask_at = None;
         link.leased_until = None;
         link.takes_writes = promised.takes_writes;
@@ -155,7 +171,7 @@ impl Writer {
         let due: Vec<SiloId> = self
             .links
             .iter()
-            .filter(|(_, link)| link.connected && link.ask_at.is_some_and(|at| at <= now))
+            .filter(|(_, link)| !self.releasing && link.connected && link.ask_at.is_some_and(|at| at <= now))
             .map(|(silo, _)| *silo)
             .collect();
         for silo in due {

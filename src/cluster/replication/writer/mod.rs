@@ -242,7 +242,18 @@ impl Writer {
         self.disconnected(now, silo);
         if let Some(link) = self.links.get_mut(&silo) {
             link.connected = true;
-            self.promote(now, silo);
+            if self.releasing {
+                self.send(silo, message::Request::Release { epoch: self.options.epoch });
+            } else {
+                self.promote(now, silo);
+            }
+        }
+    }
+
+    /// The cluster state took note of a silo's incarnation: from there on its chain may begin there.
+    pub fn confirmed(&mut self, silo: SiloId, incarnation: Incarnation) {
+        if let Some(link) = self.links.get_mut(&silo) {
+            link.confirmed(incarnation);
         }
     }
 
@@ -326,14 +337,16 @@ impl Writer {
         }
     }
 
-    /// Lets the lease go everywhere. The driver has flushed before; what is still pending fails.
+    /// Lets the lease go everywhere. The driver has flushed before; what is still pending fails, and fails now: from
+    /// the first silo's letting go on, another writer may take over.
     pub fn release(&mut self) {
         if self.phase == Phase::Over || self.releasing {
             return;
         }
         self.releasing = true;
+        self.fail_pending();
         let epoch = self.options.epoch;
-        let connected: Vec<SiloId> = self.links.iter().filter(|(_, link)| link.promised).map(|(s, _)| *s).collect();
+        let connected: Vec<SiloId> = self.links.iter().filter(|(_, link)| link.connected).map(|(s, _)| *s).collect();
         for silo in connected {
             self.send(silo, message::Request::Release { epoch });
         }
@@ -358,6 +371,10 @@ impl Writer {
     /// Ends this writer: everything pending fails.
     fn end(&mut self) {
         self.phase = Phase::Over;
+        self.fail_pending();
+    }
+
+    fn fail_pending(&mut self) {
         let ids: Vec<RequestId> = self.pending.keys().chain(self.flushes.keys()).copied().collect();
         for id in ids {
             self.outputs.push(Output::Answer(id, Err(RequestError::Fenced)));
