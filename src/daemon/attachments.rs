@@ -1,6 +1,6 @@
 //! Volumes attached to this node: the writer of each, and the NBD server that its clients talk to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::clock::wall_seconds;
 use crate::base::error::{Fault, Result};
-use crate::base::id::{Epoch, NodeId, VolumeId};
+use crate::base::id::{Epoch, Incarnation, NodeId, SiloId, VolumeId};
 use crate::cluster::consensus::Group;
 use crate::cluster::replication::driver::{DriverHandle, Life};
 use crate::cluster::replication::service::Silos;
@@ -220,6 +220,8 @@ impl Attachments {
                 .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
                 .collect();
             let driver = DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
+            let silos = nodes.into_keys().collect();
+            tokio::spawn(tell_of_openings(self.shared.group.state(), driver.clone(), silos));
             let mut life = driver.life();
             let settled =
                 timeout(end.saturating_duration_since(Instant::now()), life.wait_for(|l| *l != Life::Recovering));
@@ -501,6 +503,34 @@ impl Attached {
                 self.name
             ))
             .hint("infinit volume status")),
+        }
+    }
+}
+
+/// Tells a writer, as long as it lives, which openings of its silos the cluster state takes: a silo that was opened
+/// anew and confirmed proves by this alone that it is the one that the writer knew.
+async fn tell_of_openings(
+    mut state: watch::Receiver<Arc<ClusterState>>,
+    driver: DriverHandle,
+    silos: BTreeSet<SiloId>,
+) {
+    let mut life = driver.life();
+    let mut told: BTreeMap<SiloId, Incarnation> = BTreeMap::new();
+    loop {
+        let now = state.borrow_and_update().clone();
+        for (silo, info) in now.silos.iter().filter(|(silo, _)| silos.contains(silo)) {
+            if told.insert(*silo, info.incarnation) != Some(info.incarnation) {
+                driver.confirmed(*silo, info.incarnation);
+            }
+        }
+        tokio::select! {
+            // Also if its task is gone.
+            _ = life.wait_for(|life| !matches!(life, Life::Serving { .. } | Life::Recovering)) => return,
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
 }

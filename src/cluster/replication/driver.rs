@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::base::clock::Moment;
-use crate::base::id::{Epoch, NodeId, SiloId};
+use crate::base::id::{Epoch, Incarnation, NodeId, SiloId};
 use crate::cluster::replication::connections::{Connections, Incoming};
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::service::Silos;
@@ -44,6 +44,7 @@ enum Input {
     Request(Request, Answer),
     Report(oneshot::Sender<Report>),
     Fence(Epoch),
+    Confirmed(SiloId, Incarnation),
     Release,
 }
 
@@ -94,6 +95,12 @@ impl DriverHandle {
     pub fn fence(&self, epoch: Epoch) {
         // A writer that has ended needs no fence.
         let _ = self.inputs.send(Input::Fence(epoch));
+    }
+
+    /// The cluster state knows this opening of a silo.
+    pub fn confirmed(&self, silo: SiloId, incarnation: Incarnation) {
+        // A writer that has ended asks no silo.
+        let _ = self.inputs.send(Input::Confirmed(silo, incarnation));
     }
 
     /// Lets the lease go, without flushing. [`Life::Released`] says when it is done.
@@ -187,6 +194,7 @@ impl Driver {
                 let _ = answer.send(self.writer.report(now));
             }
             Input::Fence(epoch) => self.writer.fence(epoch),
+            Input::Confirmed(silo, incarnation) => self.writer.confirmed(now, silo, incarnation),
             Input::Release => {
                 self.releasing_since.get_or_insert(now);
                 self.writer.release();

@@ -23,6 +23,10 @@ pub struct Link {
     pub incarnation: Incarnation,
     /// An incarnation is known, so a silo that does not descend from it is another.
     known: bool,
+    /// The last one that the cluster state took. Once it is confirmed, the silo forgets what came before it.
+    confirmed: Incarnation,
+    /// `confirmed` is `incarnation` or descends from it: the cluster state takes only descendants.
+    descends: bool,
     pub takes_writes: bool,
     /// Until then, by the writer's clock and with a margin, the silo promises to nobody else (rule 9).
     pub lease_until: Moment,
@@ -41,6 +45,8 @@ impl Link {
             promised: false,
             incarnation: incarnation.unwrap_or_default(),
             known: incarnation.is_some(),
+            confirmed: incarnation.unwrap_or_default(),
+            descends: incarnation.is_some(),
             takes_writes: true,
             lease_until: Moment::default(),
             ask_at: None,
@@ -48,6 +54,11 @@ impl Link {
             leased_until: None,
             out: None,
         }
+    }
+
+    /// Whether a silo that opened with this chain is the one that is known, now or later.
+    fn is_same(&self, chain: &[Incarnation]) -> bool {
+        !self.known || chain.contains(&self.incarnation) || (self.descends && chain.contains(&self.confirmed))
     }
 
     /// The connection is gone. The lease stands: the silo granted it, whatever became of the connection.
@@ -93,12 +104,16 @@ impl Writer {
         if promised.epoch != self.options.epoch || !link.connected || link.promised || promised.sent != link.asked {
             return;
         }
-        if link.known && link.incarnation != promised.incarnation && !promised.chain.contains(&link.incarnation) {
+        if link.incarnation != promised.incarnation && !link.is_same(&promised.chain) {
             link.out = Some(OutReason::Foreign);
             return;
         }
+        if link.out == Some(OutReason::Foreign) {
+            link.out = None;
+        }
         link.known = true;
         link.incarnation = promised.incarnation;
+        link.descends = link.confirmed == promised.incarnation;
         link.promised = true;
         link.ask_at = None;
         link.leased_until = None;
@@ -108,6 +123,21 @@ impl Writer {
             self.voted(now, silo, vote);
         }
         self.leases_changed(now);
+    }
+
+    /// The cluster state took this incarnation, having seen that it descends from the one it knew before.
+    pub fn confirmed(&mut self, now: Moment, silo: SiloId, incarnation: Incarnation) {
+        let Some(link) = self.links.get_mut(&silo) else { return };
+        if !link.known {
+            link.known = true;
+            link.incarnation = incarnation;
+        }
+        link.descends |= link.incarnation == incarnation;
+        link.confirmed = incarnation;
+        // It was asked before this was known.
+        if link.out == Some(OutReason::Foreign) && link.connected {
+            link.ask_at = Some(now);
+        }
     }
 
     /// Another writer's lease still runs on this silo: ask again when it may have ended.
