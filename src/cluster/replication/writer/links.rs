@@ -29,7 +29,8 @@ pub struct Link {
     /// Until then, by the writer's clock and with a margin, the silo promises to nobody else (rule 9).
     pub lease_until: Moment,
     ask_at: Option<Moment>,
-    /// When the promise was last asked for: an answer to an earlier question is stale.
+    /// When the promise was asked for, 0 if it is not: an answer to an earlier question is stale. Asked again for want of
+    /// an answer it is the same question, so that a silo that takes long is not asked for ever.
     asked: u64,
     /// Another holder's lease keeps the silo from promising until about then.
     pub leased_until: Option<Moment>,
@@ -69,6 +70,7 @@ impl Link {
         self.connected = false;
         self.promised = false;
         self.ask_at = None;
+        self.asked = 0;
         self.leased_until = None;
         if matches!(self.out, Some(OutReason::Faulted(_))) {
             self.out = None;
@@ -88,13 +90,16 @@ impl Writer {
         let Some(link) = self.links.get_mut(&silo) else { return };
         link.promised = false;
         link.ask_at = Some(now + PROMOTE_LOST_AFTER);
-        link.asked = now.0;
+        if link.asked == 0 {
+            link.asked = now.0;
+        }
+        let sent = link.asked;
         let request = Request::Promote {
             epoch: self.options.epoch,
             holder: self.options.node,
             own_dead: self.options.own_dead,
             lease_ms: self.options.lease.as_millis() as u32,
-            sent: now.0,
+            sent,
             slots,
         };
         self.send(silo, request);
@@ -115,6 +120,7 @@ impl Writer {
         link.last = Some(promised.incarnation);
         link.chain = promised.chain;
         link.promised = true;
+        link.asked = 0;
         link.out = None;
         link.ask_at = None;
         link.leased_until = None;
@@ -130,6 +136,7 @@ impl Writer {
     pub(super) fn leased(&mut self, now: Moment, silo: SiloId, remaining_ms: u64) {
         let Some(link) = self.links.get_mut(&silo) else { return };
         let remaining = Duration::from_millis(remaining_ms);
+        link.asked = 0;
         link.leased_until = Some(now + remaining);
         link.ask_at = Some(now + remaining.min(PROMOTE_AGAIN_AFTER));
     }
@@ -152,6 +159,7 @@ impl Writer {
         let Some(link) = self.links.get_mut(&silo) else { return };
         if link.connected && link.ask_at.is_none() {
             link.promised = false;
+            link.asked = 0;
             link.ask_at = Some(now + PROMOTE_AGAIN_AFTER);
         }
     }
