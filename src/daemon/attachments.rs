@@ -220,6 +220,7 @@ impl Attachments {
                 .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
                 .collect();
             let driver = DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
+            driver.follow(self.shared.group.state());
             let mut life = driver.life();
             let settled =
                 timeout(end.saturating_duration_since(Instant::now()), life.wait_for(|l| *l != Life::Recovering));

@@ -46,12 +46,14 @@ pub type Block = (Stamp, [Tag; BLOCK_SECTORS as usize]);
 #[derive(Default, Debug)]
 pub struct Ledger {
     chapters: BTreeMap<Epoch, Chapter>,
+    /// What was lawfully lost, and made known by an epoch that served without it.
+    settled: BTreeSet<Stamp>,
     pub majority: usize,
 }
 
 impl Ledger {
     pub fn new(silos: usize) -> Self {
-        Self { chapters: BTreeMap::new(), majority: silos / 2 + 1 }
+        Self { chapters: BTreeMap::new(), settled: BTreeSet::new(), majority: silos / 2 + 1 }
     }
 
     /// A writer sent a record of its stream: the first time, it is written down. Returns whether it was new.
@@ -258,15 +260,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// The sectors of what this epoch's choice lawfully left out.
-    pub fn excused_sectors(&self, epoch: Epoch) -> BTreeSet<u64> {
+    /// The sectors of what this epoch, which now serves, lawfully left out, and no epoch that served before it.
+    pub fn settle(&mut self, epoch: Epoch) -> BTreeSet<u64> {
         let mut sectors = BTreeSet::new();
         let Some(chapter) = self.chapters.get(&epoch) else { return sectors };
-        for stamp in &chapter.excused {
+        let fresh: Vec<Stamp> = chapter.excused.difference(&self.settled).copied().collect();
+        for stamp in &fresh {
             let Some(entry) = self.chapters.get(&stamp.epoch).and_then(|c| c.entries.get(&stamp.seq)) else { continue };
             let first = entry.first_block * BLOCK_SECTORS;
             sectors.extend(first..first + entry.blocks * BLOCK_SECTORS);
         }
+        self.settled.extend(fresh);
         sectors
     }
 

@@ -183,7 +183,7 @@ impl World {
         self.cluster.incarnations.insert(id, opening.incarnation);
         let result = keeper.confirmed();
         for writer in 0..self.writers.len() {
-            if self.writers[writer].is_running() {
+            if !self.writers[writer].is_dead() {
                 let wait = self.latency();
                 self.at(wait, Event::Inform(writer));
             }

@@ -135,7 +135,9 @@ impl World {
 
     /// A writer's node hears which incarnations the cluster state knows.
     pub fn inform(&mut self, at: usize) {
-        if self.writers[at].is_running() {
+        if self.writers[at].is_paused() {
+            self.writers[at].held.push(Event::Inform(at));
+        } else if self.writers[at].is_running() {
             for (silo, incarnation) in self.cluster.incarnations.clone() {
                 self.writers[at].writer.confirmed(silo, incarnation);
             }
@@ -284,7 +286,7 @@ impl World {
         self.count("served");
         self.writers[at].served = true;
         for slot in 0..self.ledgers.len() {
-            let lost = self.ledgers[slot].excused_sectors(epoch);
+            let lost = self.ledgers[slot].settle(epoch);
             if resumed == Some(true) && !lost.is_empty() {
                 self.fail(format!("w{at} resumes clients, but sectors {lost:?} lost what they were answered"));
             }
@@ -442,6 +444,7 @@ impl World {
                 Event::ToWriter(id, message) => self.arrive_at_writer(id, message),
                 Event::Broken(id) => self.hear_of_break(id),
                 Event::Request(op) => self.hand_over(at, op),
+                Event::Inform(at) => self.inform(at),
                 _ => {}
             }
         }

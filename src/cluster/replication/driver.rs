@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::base::clock::Moment;
-use crate::base::id::{Epoch, NodeId, SiloId};
+use crate::base::id::{Epoch, Incarnation, NodeId, SiloId};
 use crate::cluster::replication::connections::{Connections, Incoming};
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::service::Silos;
 use crate::cluster::replication::writer::report::Report;
 use crate::cluster::replication::writer::{Output, Phase, Request, RequestError, Response, Writer, WriterOptions};
+use crate::cluster::state::ClusterState;
 use crate::transport::network::Network;
 
 /// How often the writer is told the time when nothing happens.
@@ -44,6 +45,7 @@ enum Input {
     Request(Request, Answer),
     Report(oneshot::Sender<Report>),
     Fence(Epoch),
+    Confirmed(Vec<(SiloId, Incarnation)>),
     Release,
 }
 
@@ -88,6 +90,25 @@ impl DriverHandle {
         let (answer, answered) = oneshot::channel();
         self.inputs.send(Input::Report(answer)).ok()?;
         answered.await.ok()
+    }
+
+    /// Tells the writer which incarnations of its silos the cluster state knows, as long as it runs: a silo's chain goes
+    /// back no further.
+    pub fn follow(&self, mut state: watch::Receiver<Arc<ClusterState>>) {
+        let inputs = self.inputs.downgrade();
+        tokio::spawn(async move {
+            loop {
+                let known = state.borrow_and_update().silos.iter().map(|(silo, info)| (*silo, info.incarnation)).collect();
+                let Some(inputs) = inputs.upgrade() else { return };
+                if inputs.send(Input::Confirmed(known)).is_err() {
+                    return;
+                }
+                drop(inputs);
+                if state.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// The cluster state knows a higher epoch.
@@ -187,6 +208,11 @@ impl Driver {
                 let _ = answer.send(self.writer.report(now));
             }
             Input::Fence(epoch) => self.writer.fence(epoch),
+            Input::Confirmed(known) => {
+                for (silo, incarnation) in known {
+                    self.writer.confirmed(silo, incarnation);
+                }
+            }
             Input::Release => {
                 self.releasing_since.get_or_insert(now);
                 self.writer.release();

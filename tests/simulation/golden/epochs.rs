@@ -32,9 +32,9 @@ fn an_epoch_chooses_once() {
     let w = s.attach(2);
     s.wait(2300);
     assert_eq!((s.vote(2, 0), s.vote(3, 0)), ((2, 1, true), (1, 1, true)));
-    s.say("s1 comes and reports (1, 2)");
+    s.say("s1 comes, waits the lease out that it may have granted, and reports (1, 2)");
     s.open(1);
-    s.wait(1000);
+    s.wait(2500);
     assert!(s.world.writers[w].is_serving(), "s1 and s2 are a majority");
     assert_eq!(s.vote(1, 0), (2, 1, true), "s1 dropped what the choice lacks");
     s.expect(w, 0, a);

@@ -286,17 +286,16 @@ impl Acceptor {
         waiting.map(|(key, slot)| (*key, slot.begin_sync())).collect()
     }
 
-    /// A sync begun with these marks succeeded: acknowledges what is durable now, and says if another is wanted.
+    /// A sync begun with these marks succeeded: acknowledges what is durable now, and says if another is wanted, by
+    /// these slots or by one that asked while it ran.
     pub fn end_sync(&mut self, marks: &[(SlotKey, Seq)], out: &mut Vec<Effect>) {
-        let mut again = false;
         for (key, mark) in marks {
             if let Some(slot) = self.slots.get_mut(key) {
                 slot.synced(*mark);
                 out.push(slot.ack(&self.opening, self.takes_writes));
-                again |= slot.wants_sync();
             }
         }
-        if again {
+        if self.slots.values().any(Slot::wants_sync) {
             out.push(Effect::Sync);
         }
     }

@@ -28,6 +28,8 @@ pub struct CatchUp {
     stage: Stage,
     since: Moment,
     cursor: u64,
+    /// Silos that could not read what was asked of them: asked again only if there is no other.
+    failed: Vec<SiloId>,
     pub moved_bytes: u64,
     pub extents_done: u64,
 }
@@ -84,6 +86,7 @@ impl Writer {
             stage: Stage::Asked,
             since: now,
             cursor: 0,
+            failed: Vec::new(),
             moved_bytes: 0,
             extents_done: 0,
         });
@@ -153,10 +156,12 @@ impl Writer {
         let id = self.fresh_id();
         let local = self.options.local.clone();
         let Some(catch_up) = self.catch_up(index, silo) else { return };
-        let (base, floor) = (catch_up.base, catch_up.floor);
+        let (base, floor, failed) = (catch_up.base, catch_up.floor, catch_up.failed.clone());
         let also = catch_up.also.iter().copied().filter(|extent| *extent >= from_extent).collect();
         let able = || self.live(index).filter(|peer| peer.applied >= floor && peer.silo != silo);
-        let source = able().find(|peer| local.contains(&peer.silo)).or_else(|| able().next()).map(|peer| peer.silo);
+        let fresh = || able().filter(|peer| !failed.contains(&peer.silo));
+        let near = fresh().find(|peer| local.contains(&peer.silo));
+        let source = near.or_else(|| fresh().next()).or_else(|| able().next()).map(|peer| peer.silo);
         let slot = self.slots[index].index;
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         let Some(source) = source else {
@@ -179,8 +184,9 @@ impl Writer {
         let (parcel, next_extent) = match result {
             Ok(read) => read,
             Err(ReadRefusal::Fenced { promise }) => return self.fence(promise),
-            // The next tick asks whoever can answer by then.
-            Err(ReadRefusal::Behind | ReadRefusal::Damaged { .. } | ReadRefusal::Faulted(_)) => return,
+            Err(ReadRefusal::Behind | ReadRefusal::Damaged { .. } | ReadRefusal::Faulted(_)) => {
+                return self.source_failed(index, silo, source);
+            }
         };
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         catch_up.cursor += 1;
@@ -190,6 +196,17 @@ impl Writer {
         catch_up.needs = catch_up.needs.max(highest.unwrap_or_default());
         catch_up.stage = Stage::Sending { parcel, next_extent };
         self.ask_stage(now, index, silo);
+    }
+
+    /// The next tick asks another, if there is one.
+    fn source_failed(&mut self, index: usize, silo: SiloId, source: SiloId) {
+        let Some(catch_up) = self.catch_up(index, silo) else { return };
+        if !catch_up.failed.contains(&source) {
+            catch_up.failed.push(source);
+        }
+        if let Stage::Fetching { from_extent, .. } = catch_up.stage {
+            catch_up.stage = Stage::NeedsSource { from_extent };
+        }
     }
 
     /// The silo took a parcel.

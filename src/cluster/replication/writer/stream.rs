@@ -145,7 +145,9 @@ impl Writer {
         for at in 0..self.slots[index].peers.len() {
             let peer = &mut self.slots[index].peers[at];
             if !peer.in_flight.is_empty() && now.since(peer.progress_at) >= RESEND_AFTER {
-                peer.stream_from(now, peer.applied);
+                // A silo that is catching up stands at its floor before its first acknowledgement.
+                let floor = if let Mode::CatchingUp(catch_up) = &peer.mode { catch_up.floor } else { Seq::ZERO };
+                peer.stream_from(now, peer.applied.max(floor));
                 self.pump_peer(now, index, at);
             }
             let peer = &mut self.slots[index].peers[at];
