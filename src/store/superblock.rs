@@ -197,7 +197,9 @@ mod tests {
 
         let (_, disk) = fresh();
         disk.create("holiday.jpg").unwrap();
-        assert!(matches!(format(&disk, SiloId([1; 16]), NETWORK), Err(StoreError::Foreign(name)) if name == "holiday.jpg"));
+        assert!(
+            matches!(format(&disk, SiloId([1; 16]), NETWORK), Err(StoreError::Foreign(name)) if name == "holiday.jpg")
+        );
         assert_eq!(disk.list().unwrap(), ["holiday.jpg"], "a foreign directory is not touched");
 
         let (_, disk) = fresh();
