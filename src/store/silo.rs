@@ -173,15 +173,11 @@ impl Silo {
     /// checkpoint; lets older versions go.
     ///
     /// Only for a slot that has adopted the writer's epoch, or is incomplete. An incomplete one keeps the watermark of
-    /// its own history, from which it compares with the source, and uses the given one for what it receives.
+    /// its own history, from which it compares with the source, and uses the given one for what it receives. After an
+    /// adoption the slot's watermark stands still until the given one passes what was adopted: what to compare from is
+    /// always the `committed` of [`Silo::slot`], which may be lower than the writer's.
     pub fn set_committed(&self, key: SlotKey, seq: Seq) -> Result<()> {
-        let slot = self.find(key)?;
-        let mut content = slot.write();
-        let watermark = match content.state.incomplete {
-            Some(_) => &mut content.live_committed,
-            None => &mut content.state.committed,
-        };
-        *watermark = (*watermark).max(seq);
+        self.find(key)?.write().advance_watermark(seq);
         Ok(())
     }
 
