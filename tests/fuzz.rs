@@ -194,7 +194,11 @@ fn replication_messages() {
     let to_silo = [
         ToSilo::Append(append),
         ToSilo::Rare(silo, key.volume, Ask::Transfer { slot, epoch, incarnation, attempt: 1, cursor: 1, parcel }),
-        ToSilo::Rare(silo, key.volume, Ask::CatchUp { slot, epoch, incarnation, attempt: 1, base: Seq(1), floor: Seq(2) }),
+        ToSilo::Rare(
+            silo,
+            key.volume,
+            Ask::CatchUp { slot, epoch, incarnation, attempt: 1, base: Seq(1), floor: Seq(2) },
+        ),
         ToSilo::Rare(silo, key.volume, Ask::Release { epoch }),
     ];
     let ack = Ack { silo, key, epoch, incarnation, applied: Seq(1), durable: Seq(1), takes_writes: true, sent: 1 };
@@ -204,7 +208,8 @@ fn replication_messages() {
         FromSilo::Rare(silo, key.volume, Answer::CatchingUp { slot, epoch, incarnation, attempt: 1, changed }),
         FromSilo::Rare(silo, key.volume, Answer::Read { id: 1, result: Err(ReadRefusal::Behind) }),
     ];
-    let corpus: Vec<Vec<u8>> = to_silo.into_iter().map(ToSilo::encode).map(|frame| frame.into_bytes().to_vec()).collect();
+    let corpus: Vec<Vec<u8>> =
+        to_silo.into_iter().map(ToSilo::encode).map(|frame| frame.into_bytes().to_vec()).collect();
     fuzz("messages to silos", &corpus, |input| {
         let decoded = ToSilo::decode(Bytes::copy_from_slice(input));
         if let Ok(ToSilo::Rare(_, volume, Ask::Transfer { slot, parcel, .. })) = decoded {
