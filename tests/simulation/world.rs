@@ -63,6 +63,9 @@ pub struct Clock {
     drift_ppm: i64,
 }
 
+/// Which messages to a silo are lost.
+pub type Losing = fn(&ToSilo) -> bool;
+
 pub struct World {
     pub now: u64,
     order: u64,
@@ -89,7 +92,7 @@ pub struct World {
     /// Writers attach anew by themselves after they ended.
     pub persistent: bool,
     /// Messages that a script loses: to this silo, if this says so.
-    pub losses: Vec<(usize, fn(&ToSilo) -> bool)>,
+    pub losses: Vec<(usize, Losing)>,
     pub failure: Option<String>,
     pub counts: BTreeMap<&'static str, u64>,
 }
