@@ -123,7 +123,7 @@ const TEST_GLOBS: [&str; 2] = ["use super::*;", "use proptest::prelude::*;"];
 
 /// Imports name what they take.
 fn globs(path: &str, text: &str) -> Vec<String> {
-    let mut in_tests = path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/");
+    let mut in_tests = path.starts_with("tests/") || path.ends_with("tests.rs") || path.contains("/tests/");
     let mut importing = false;
     let mut found = Vec::new();
     for (number, line) in code(text) {

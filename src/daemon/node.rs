@@ -50,7 +50,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     })?;
     let mut settings = settings(&home, &passport, &options)?;
 
-    let silos = NodeSilos::open(&settings.silos)?;
+    let silos = NodeSilos::open(&settings.silos, network.id)?;
     let directory = Arc::new(Directory::new(network.contacts.clone()));
     let (incoming, channels) = mpsc::channel(INCOMING_MAX);
     let listen = settings.listen.unwrap_or(LISTEN_DEFAULT);

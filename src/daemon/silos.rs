@@ -9,7 +9,7 @@ use rustix::fs::statvfs;
 use tokio::sync::watch;
 
 use crate::base::error::{Fault, Kind, Result};
-use crate::base::id::{Incarnation, NodeId, SiloId, VolumeId};
+use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::consensus::{Group, ProposeError};
 use crate::cluster::replication::service::{SiloHandle, SiloService, Silos};
@@ -21,6 +21,7 @@ use crate::daemon::peers::SiloLife;
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::error::StoreError;
 use crate::store::silo::{Silo, SiloOptions};
+use crate::store::superblock;
 
 /// How long one try to tell the cluster of a silo may take, and the pause between two.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
@@ -34,11 +35,11 @@ pub struct NodeSilos {
 
 impl NodeSilos {
     /// Opens every silo, formats those that are blank, and starts their threads.
-    pub fn open(specs: &[SiloSpec]) -> Result<NodeSilos> {
+    pub fn open(specs: &[SiloSpec], network: NetworkId) -> Result<NodeSilos> {
         let boot = boot_id()?;
         let mut silos = NodeSilos { services: Vec::new(), registry: Silos::default() };
         for spec in specs {
-            let silo = open_silo(spec, boot)?;
+            let silo = open_silo(spec, boot, network)?;
             let capacity = silo.capacity_bytes();
             tracing::info!("silo {} at {}: {}", silo.id().short(), spec.path.display(), Size(capacity));
             let service = SiloService::start(silo, boot, tokio::runtime::Handle::current())
@@ -100,10 +101,14 @@ impl SiloView {
     }
 }
 
-fn open_silo(spec: &SiloSpec, boot: [u8; 16]) -> Result<Silo> {
+fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo> {
     create_dir(&spec.path)?;
     let fault = |error: StoreError| store_fault(&spec.path, &error);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&spec.path));
+    if superblock::network(&disk).is_some_and(|formatted_for| formatted_for != network) {
+        return Err(Fault::refused(format!("the silo at {} belongs to another network", spec.path.display()))
+            .hint("choose an empty directory with --silo"));
+    }
     let capacity_bytes = match spec.capacity {
         Some(size) => size.0,
         None => {
@@ -114,7 +119,7 @@ fn open_silo(spec: &SiloSpec, boot: [u8; 16]) -> Result<Silo> {
     let options = SiloOptions::new(capacity_bytes, Incarnation(rand::random()), boot);
     match Silo::open(disk.clone(), options.clone()) {
         Err(StoreError::NotFormatted | StoreError::HalfFormatted) => {
-            Silo::format(disk.clone(), SiloId::random()).map_err(fault)?;
+            Silo::format_for(disk.clone(), SiloId::random(), network).map_err(fault)?;
             Silo::open(disk, options).map_err(fault)
         }
         opened => opened.map_err(fault),

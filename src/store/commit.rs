@@ -22,11 +22,12 @@ use crate::store::slots::{Content, Slot};
 /// What a commit does to a slot's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing. The state's `applied` is not taken from the commit (appends raise it meanwhile), and its `committed`
-    /// only if it is higher.
+    /// Nothing. The state's `applied` is not taken from the commit (appends raise it meanwhile), and its `committed` as
+    /// by [`Silo::set_committed`].
     Keep,
     /// The slot adopts the state's epoch and with it exactly the history that was compared above `base`: what was staged
-    /// replaces everything there, except what was received live above the floor of each listing.
+    /// replaces everything there, except what was received live above the floor of each listing. The slot's `committed`
+    /// stays at the base or below until the writer's watermark has passed the highest floor.
     Adopt { base: Seq },
     /// Back to the complete prefix: everything above `vote` goes, staged versions too. The state becomes complete, with
     /// `adopted` and `applied` of the vote.
@@ -103,7 +104,12 @@ impl Silo {
                 slots.insert(commit.key, slot);
             } else if commit.change != Change::Forget && !slots.contains_key(&commit.key) {
                 // What the log holds of a slot of this name belongs to one that was forgotten.
-                let row = SlotRow { number: *next_slot, position: self.log.end(), state: SlotState::default() };
+                let row = SlotRow {
+                    number: *next_slot,
+                    position: self.log.end(),
+                    settles: Seq::ZERO,
+                    state: SlotState::default(),
+                };
                 *next_slot += 1;
                 slots.insert(commit.key, Arc::new(Slot::new(commit.key, row)));
             }
@@ -134,27 +140,34 @@ impl Step<'_> {
             return Ok(());
         }
         let mut state = self.commit.state.clone();
+        let claimed = std::mem::replace(&mut state.committed, content.state.committed);
         if let Change::Revert { vote } = self.commit.change {
             (state.adopted, state.applied, state.incomplete) = (vote.adopted, vote.applied, None);
         }
         match &self.history {
             Some(history) => {
+                if let History::Adopt { base, .. } = history {
+                    state.committed = state.committed.min(*base);
+                }
                 content.state = state;
                 rewrite(txn, self.slot.number, content, history)?;
                 content.position = end;
                 content.saved_applied = content.state.applied;
                 content.live_committed = Seq::ZERO;
+                content.advance_watermark(claimed);
                 save_slot(txn, &self.slot, content, end)?;
                 content.trims.saved_before(end);
                 content.markers.saved_before(end);
             }
             None => {
                 state.applied = content.state.applied;
-                state.committed = state.committed.max(content.state.committed);
                 if state.incomplete != content.state.incomplete {
                     content.live_committed = Seq::ZERO;
                 }
                 content.state = state;
+                if content.state.incomplete.is_none() {
+                    content.advance_watermark(claimed);
+                }
                 save_row(txn, self.slot.key, content, self.slot.number)?;
             }
         }

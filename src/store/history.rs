@@ -7,6 +7,11 @@
 //! Only what a silo alone knows to be common to all histories (up to its watermark) lies for certain beneath a new
 //! history, so an adopted absence is a hole or a trim *above* the versions that it hides, not their removal: if the
 //! adopted history turns out to be the stale suffix of a later one, they come back.
+//!
+//! A source sends the newest version of each block only. So after an adoption the slot can go back to its base, or hold
+//! any history beyond the floors, but it does not know what lay at a point in between. Its watermark therefore stands
+//! still at the base or below until the writer's passes the highest floor: were it to follow at once, a later history
+//! that forks off between the watermark and a floor would be compared from a point whose versions are not here.
 
 use std::collections::BTreeSet;
 
@@ -172,6 +177,7 @@ fn drop_trims_and_markers(txn: &WriteTransaction, number: u32, content: &mut Con
 fn note_listings(content: &mut Content, staging: &Staging, adopted: Epoch) {
     let mut absent: Option<Trim> = None;
     for listing in staging.listings() {
+        content.settles = content.settles.max(listing.floor);
         let blocks = listing.extent * EXTENT_BLOCKS..(listing.extent + 1) * EXTENT_BLOCKS;
         let full = listing.present.iter().all(|byte| *byte == 0xff);
         let changed = if full { staging.highest(listing.extent) } else { listing.floor };

@@ -85,6 +85,8 @@ pub(crate) struct SlotRow {
     pub(crate) number: u32,
     /// Records of this slot before this place are in the index, or belong to no history any more.
     pub(crate) position: Position,
+    /// The watermark stands still until it can pass this: see [`crate::store::history`].
+    pub(crate) settles: Seq,
     /// `applied` is as of where replay begins for this slot, not later: replay raises it.
     pub(crate) state: SlotState,
 }

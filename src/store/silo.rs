@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use crate::base::id::{Epoch, Incarnation, Seq, SiloId, SlotKey};
+use crate::base::id::{Epoch, Incarnation, NetworkId, Seq, SiloId, SlotKey};
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::Index;
@@ -88,7 +88,12 @@ impl Silo {
     /// Makes a directory a silo. Refuses one that holds a silo already or anything foreign; one in which formatting was
     /// interrupted is formatted again.
     pub fn format(disk: Arc<dyn Disk>, id: SiloId) -> Result<()> {
-        superblock::format(&disk, id)
+        superblock::format(&disk, id, NetworkId::default())
+    }
+
+    /// As [`Silo::format`], for one network: [`superblock::network`] tells it from another's before it is opened.
+    pub fn format_for(disk: Arc<dyn Disk>, id: SiloId, network: NetworkId) -> Result<()> {
+        superblock::format(&disk, id, network)
     }
 
     pub fn id(&self) -> SiloId {
@@ -173,15 +178,11 @@ impl Silo {
     /// checkpoint; lets older versions go.
     ///
     /// Only for a slot that has adopted the writer's epoch, or is incomplete. An incomplete one keeps the watermark of
-    /// its own history, from which it compares with the source, and uses the given one for what it receives.
+    /// its own history, from which it compares with the source, and uses the given one for what it receives. After an
+    /// adoption the slot's watermark stands still until the given one passes what was adopted: what to compare from is
+    /// always the `committed` of [`Silo::slot`], which may be lower than the writer's.
     pub fn set_committed(&self, key: SlotKey, seq: Seq) -> Result<()> {
-        let slot = self.find(key)?;
-        let mut content = slot.write();
-        let watermark = match content.state.incomplete {
-            Some(_) => &mut content.live_committed,
-            None => &mut content.state.committed,
-        };
-        *watermark = (*watermark).max(seq);
+        self.find(key)?.write().advance_watermark(seq);
         Ok(())
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Content {
     pub(crate) position: Position,
     /// `applied` as in the slot's row: where replay begins to raise it.
     pub(crate) saved_applied: Seq,
+    /// The highest floor of what was adopted; the watermark stands still until it can pass it.
+    pub(crate) settles: Seq,
     /// The watermark of what an incomplete slot receives; its own `committed` stands still meanwhile.
     pub(crate) live_committed: Seq,
     pub(crate) active: Overlay,
@@ -109,6 +111,7 @@ impl Slot {
             saved_applied: row.state.applied,
             state: row.state,
             position: row.position,
+            settles: row.settles,
             live_committed: Seq::ZERO,
             active: Overlay::new(),
             frozen: None,
@@ -141,7 +144,17 @@ impl Content {
 
     /// The row of this slot with the state as it is, but `applied` as given.
     pub(crate) fn row(&self, number: u32, position: Position, applied: Seq) -> SlotRow {
-        SlotRow { number, position, state: SlotState { applied, ..self.state.clone() } }
+        SlotRow { number, position, settles: self.settles, state: SlotState { applied, ..self.state.clone() } }
+    }
+
+    /// Everything up to `seq` is durable on a majority and common to all histories from now on.
+    pub(crate) fn advance_watermark(&mut self, seq: Seq) {
+        let watermark = match self.state.incomplete {
+            Some(_) => &mut self.live_committed,
+            None if seq < self.settles => return,
+            None => &mut self.state.committed,
+        };
+        *watermark = (*watermark).max(seq);
     }
 
     /// Makes a record of the slot's stream visible. Returns how many versions that added to the overlay.

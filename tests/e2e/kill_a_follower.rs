@@ -23,9 +23,7 @@ fn fio(cluster: &Cluster, uri: &str, round: u64) -> Child {
     let mut fio = tool("fio", "fio");
     fio.current_dir(cluster.folder.path()).args(["--name=kill", "--ioengine=nbd", "--rw=randwrite", "--bs=4k"]);
     fio.args(["--iodepth=16", "--fsync=32", "--verify=crc32c", "--verify_fatal=1", "--output-format=json"]);
-    fio.arg(format!("--size={SIZE_MIB}m"))
-        .arg(format!("--rate_iops={RATE},,"))
-        .arg(format!("--randseed={}", round + 1));
+    fio.arg(format!("--size={SIZE_MIB}m")).arg(format!("--rate_iops=,{RATE}")).arg(format!("--randseed={}", round + 1));
     fio.arg("--allrandrepeat=0").arg(format!("--output=fio-{round}.json")).arg(format!("--uri={uri}"));
     fio.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }

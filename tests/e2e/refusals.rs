@@ -21,7 +21,7 @@ fn volumes_that_cannot_be_are_refused() {
     create(&["a\nb", "--size", "1GiB"]).expect(2, &["control character"]);
     create(&[&long, "--size", "1GiB"]).expect(2, &["65 bytes", "64"]);
     create(&["pg", "--size", "1GiB", "--replicas", "2"]).expect(2, &["even"]);
-    create(&["pg", "--size", "1GiB", "--replicas", "5"]).expect(2, &["5", "3", "--replicas 1"]);
+    create(&["pg", "--size", "1GiB", "--replicas", "5"]).expect(1, &["5", "3", "--replicas 1"]);
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
     create(&["pg", "--size", "1GiB"]).expect(4, &["pg"]);
     for verb in [&["attach", "none"][..], &["detach", "none"], &["status", "none"], &["delete", "none", "--yes"]] {
@@ -33,7 +33,7 @@ fn volumes_that_cannot_be_are_refused() {
 #[test]
 fn one_node_has_one_copy() {
     let cluster = Cluster::new(1);
-    cluster.refused(0, &["volume", "create", "pg", "--size", "1GiB"]).expect(2, &["3", "--replicas 1"]);
+    cluster.refused(0, &["volume", "create", "pg", "--size", "1GiB"]).expect(1, &["3", "--replicas 1"]);
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB", "--replicas", "1"]);
     cluster.attach(0, "pg");
     cluster.until_volume(0, "pg", VolumeState::Healthy);
@@ -88,7 +88,8 @@ fn without_a_daemon_or_a_quorum_it_says_so_soon() {
     }
     cluster.wait(0);
     cluster.until_volume(0, "pg", VolumeState::Healthy);
-    cluster.run(0, &["volume", "create", "new", "--size", "1GiB"]);
+    // What got no answer may come about later; what is new now is done.
+    cluster.run(0, &["volume", "create", "newer", "--size", "1GiB"]);
 }
 
 #[test]

@@ -204,7 +204,11 @@ impl World {
         let Some(at) = self.cluster.holder.filter(|at| self.writers[*at].is_serving()) else { return false };
         let report = self.writers[at].writer.report(self.moment(self.writers[at].node));
         report.pending_requests == 0
-            && report.slots.iter().flat_map(|slot| &slot.silos).all(|silo| silo.state == SiloState::Live && silo.behind_writes == Some(0))
+            && report
+                .slots
+                .iter()
+                .flat_map(|slot| &slot.silos)
+                .all(|silo| silo.state == SiloState::Live && silo.behind_writes == Some(0))
     }
 
     /// A client reads the whole volume, piece by piece, and flushes.

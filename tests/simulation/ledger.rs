@@ -57,7 +57,13 @@ impl Ledger {
     }
 
     /// A writer sent a record of its stream: the first time, it is written down. Returns whether it was new.
-    pub fn sequenced(&mut self, epoch: Epoch, previous: Seq, record: &Record, op: impl FnOnce(&Record) -> Tag) -> Result<bool, String> {
+    pub fn sequenced(
+        &mut self,
+        epoch: Epoch,
+        previous: Seq,
+        record: &Record,
+        op: impl FnOnce(&Record) -> Tag,
+    ) -> Result<bool, String> {
         let stamp = record.header.stamp;
         if stamp.epoch != epoch {
             return Err(format!("epoch {epoch} sent a record of {stamp:?} in its stream"));
@@ -83,7 +89,12 @@ impl Ledger {
 
     /// A writer chose a history. `holders` counts the silos that have a record. Every answered write must be in it,
     /// but for those that may be lost.
-    pub fn chosen(&mut self, epoch: Epoch, vote: Vote, holders: impl Fn(&Ledger, Stamp) -> usize) -> Result<(), String> {
+    pub fn chosen(
+        &mut self,
+        epoch: Epoch,
+        vote: Vote,
+        holders: impl Fn(&Ledger, Stamp) -> usize,
+    ) -> Result<(), String> {
         if let Some(before) = self.choice(epoch) {
             return if before == vote {
                 Ok(())
@@ -115,13 +126,22 @@ impl Ledger {
             return Err(format!("{what}, although it was durable on a majority"));
         }
         if !entry.lost_once || holders >= self.majority {
-            return Err(format!("{what}, although {holders} silos have it (lost by a power loss: {})", entry.lost_once));
+            return Err(format!(
+                "{what}, although {holders} silos have it (lost by a power loss: {})",
+                entry.lost_once
+            ));
         }
         Ok(())
     }
 
     /// All records of a request were answered.
-    pub fn answered(&mut self, now: u64, stamp: Stamp, durable: bool, holders: impl Fn(&Ledger, Stamp) -> usize) -> Result<(), String> {
+    pub fn answered(
+        &mut self,
+        now: u64,
+        stamp: Stamp,
+        durable: bool,
+        holders: impl Fn(&Ledger, Stamp) -> usize,
+    ) -> Result<(), String> {
         let later: Vec<(Epoch, Vote)> =
             self.chapters.range(stamp.epoch.next()..).filter_map(|(e, chapter)| Some((*e, chapter.choice?))).collect();
         let Some(entry) = self.entry_mut(stamp) else { return Err(format!("{stamp:?} was answered and never sent")) };
@@ -161,11 +181,7 @@ impl Ledger {
 
     /// A silo lost its power and with it what lies between these two of its votes.
     pub fn lost(&mut self, before: Vote, after: Vote) -> Result<usize, String> {
-        let gone: Vec<Stamp> = self
-            .stamps(before)
-            .into_iter()
-            .filter(|stamp| !self.contains(after, *stamp))
-            .collect();
+        let gone: Vec<Stamp> = self.stamps(before).into_iter().filter(|stamp| !self.contains(after, *stamp)).collect();
         for stamp in &gone {
             if let Some(entry) = self.entry_mut(*stamp) {
                 entry.lost_once = true;
@@ -179,8 +195,7 @@ impl Ledger {
 
     /// The same after a crash in the middle of a call, of which it is not known what it had done.
     pub fn lost_at_most(&mut self, before: Vote, after: Vote) {
-        let gone: Vec<Stamp> =
-            self.stamps(before).into_iter().filter(|stamp| !self.contains(after, *stamp)).collect();
+        let gone: Vec<Stamp> = self.stamps(before).into_iter().filter(|stamp| !self.contains(after, *stamp)).collect();
         for stamp in gone {
             if let Some(entry) = self.entry_mut(stamp) {
                 entry.lost_once = true;
@@ -253,7 +268,9 @@ impl Ledger {
                     }
                 }
                 (Some((stamp, _)), None) => return Err(format!("block {block} of version {stamp:?} is absent")),
-                (None, Some((has, _))) => return Err(format!("block {block} has version {has:?} and should be absent")),
+                (None, Some((has, _))) => {
+                    return Err(format!("block {block} has version {has:?} and should be absent"));
+                }
                 (None, None) => {}
             }
         }

@@ -41,8 +41,7 @@ impl World {
         self.next_connection += 1;
         let life = self.silos[silo].life;
         let (last_to_silo, last_to_writer) = (self.now, self.now);
-        let connection =
-            Connection { writer, silo, life, stands: true, lingers: false, last_to_silo, last_to_writer };
+        let connection = Connection { writer, silo, life, stands: true, lingers: false, last_to_silo, last_to_writer };
         self.connections.insert(id, connection);
         self.writers[writer].links[silo] = Some(id);
         self.trace.mix(&[self.now, 1, writer as u64, silo as u64]);
@@ -108,7 +107,9 @@ impl World {
     pub fn send_to_writer(&mut self, id: u64, message: FromSilo) {
         let Some(connection) = self.connections.get(&id) else { return };
         let (silo, writer) = (connection.silo, connection.writer);
-        if !(self.trace.quiet && matches!(&message, FromSilo::Rare(_, _, infinit::cluster::replication::message::Answer::Renewed { .. }))) {
+        if !(self.trace.quiet
+            && matches!(&message, FromSilo::Rare(_, _, infinit::cluster::replication::message::Answer::Renewed { .. })))
+        {
             self.note(|| format!("s{} → w{writer}: {}", silo + 1, from_silo(&message)));
         }
         let (lost, doubled, overtaken) = self.temper.rough;
@@ -158,7 +159,9 @@ impl World {
         connection.lingers = lingers;
         let (writer, silo) = (connection.writer, connection.silo);
         self.trace.mix(&[self.now, 3, id]);
-        self.note(|| format!("w{writer} – s{} cut{}", silo + 1, if lingers { ", with messages under way" } else { "" }));
+        self.note(|| {
+            format!("w{writer} – s{} cut{}", silo + 1, if lingers { ", with messages under way" } else { "" })
+        });
         self.at(delay, Event::Broken(id));
     }
 

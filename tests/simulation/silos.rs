@@ -213,10 +213,8 @@ impl World {
             return self.died_in_call(silo);
         }
         self.silos[silo].stand();
-        let adopted = outcome
-            .replies
-            .iter()
-            .any(|(_, reply)| matches!(reply, FromSilo::Rare(_, _, Answer::Adopted { .. })));
+        let adopted =
+            outcome.replies.iter().any(|(_, reply)| matches!(reply, FromSilo::Rare(_, _, Answer::Adopted { .. })));
         for (session, reply) in outcome.replies {
             let faulted = Refusal::Faulted(String::new());
             if let FromSilo::Rare(_, _, Answer::Refused { reason, .. }) = &reply

@@ -111,12 +111,9 @@ impl Temper {
                 faults.push((fault, weight * dice.between(1, 4)));
             }
         }
-        let rough = if dice.chance(150) {
-            (dice.below(20), dice.below(20), dice.below(50))
-        } else {
-            (0, 0, 0)
-        };
-        let latency = *dice.pick(&[(MS / 20, MS / 5), (MS / 5, 2 * MS), (MS, 30 * MS), (MS / 10, 200 * MS)]).unwrap_or(&(MS, MS));
+        let rough = if dice.chance(150) { (dice.below(20), dice.below(20), dice.below(50)) } else { (0, 0, 0) };
+        let latency =
+            *dice.pick(&[(MS / 20, MS / 5), (MS / 5, 2 * MS), (MS, 30 * MS), (MS / 10, 200 * MS)]).unwrap_or(&(MS, MS));
         let sync = *dice.pick(&[(MS / 10, MS), (MS, 10 * MS), (5 * MS, 80 * MS), (MS, 1500 * MS)]).unwrap_or(&(MS, MS));
         let serve = *dice.pick(&[(0, 0), (0, MS), (0, 20 * MS), (0, 900 * MS)]).unwrap_or(&(0, 0));
         Self {

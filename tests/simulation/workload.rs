@@ -110,7 +110,10 @@ pub fn tags_of(position: u64, bytes: &[u8]) -> Result<Vec<Tag>, String> {
             fill(position / SECTOR + index as u64, tag, &mut expected);
         }
         if sector != expected {
-            return Err(format!("sector {} is torn or misplaced; it begins with {tag}", position / SECTOR + index as u64));
+            return Err(format!(
+                "sector {} is torn or misplaced; it begins with {tag}",
+                position / SECTOR + index as u64
+            ));
         }
         tags.push(tag);
     }

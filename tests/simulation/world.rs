@@ -45,8 +45,6 @@ pub enum Event {
     /// The cluster state tells old writers that there is a newer one.
     Tell,
     Fault,
-    /// Ends a wait of a script.
-    Bell,
 }
 
 /// What the cluster state remembers.
@@ -64,6 +62,9 @@ pub struct Clock {
     offset: u64,
     drift_ppm: i64,
 }
+
+/// Which messages to a silo are lost.
+pub type Losing = fn(&ToSilo) -> bool;
 
 pub struct World {
     pub now: u64,
@@ -91,7 +92,7 @@ pub struct World {
     /// Writers attach anew by themselves after they ended.
     pub persistent: bool,
     /// Messages that a script loses: to this silo, if this says so.
-    pub losses: Vec<(usize, fn(&ToSilo) -> bool)>,
+    pub losses: Vec<(usize, Losing)>,
     pub failure: Option<String>,
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -125,7 +126,8 @@ impl World {
             counts: BTreeMap::new(),
         };
         for at in 0..world.temper.shape.silos {
-            let clock = Clock { offset: world.dice.below(SECOND), drift_ppm: world.dice.between(0, 20_000) as i64 - 10_000 };
+            let clock =
+                Clock { offset: world.dice.below(SECOND), drift_ppm: world.dice.between(0, 20_000) as i64 - 10_000 };
             world.clocks.push(clock);
             let seed = world.dice.next();
             world.silos.push(SiloHost::new(at, seed));
@@ -216,7 +218,7 @@ impl World {
             Event::Thaw(writer) => self.thaw(writer),
             Event::Tell => self.tell_fence(),
             Event::Fault => self.fault(),
-            Event::Bell | Event::Request(_) => {}
+            Event::Request(_) => {}
         }
     }
 
@@ -224,15 +226,6 @@ impl World {
     pub fn latency(&mut self) -> u64 {
         let (least, most) = self.temper.latency_ns;
         self.dice.between(least, most)
-    }
-
-    pub fn slots_of(&self, silo: usize) -> impl Iterator<Item = usize> + '_ {
-        let slots = &self.temper.shape.slots;
-        (0..slots.len()).filter(move |slot| slots[*slot].contains(&silo))
-    }
-
-    pub fn slot_of(&self, position: u64) -> usize {
-        (position / self.temper.shape.slot_bytes) as usize
     }
 }
 

@@ -81,7 +81,8 @@ impl World {
         self.trace.mix(&[self.now, 20, at as u64, node as u64]);
         self.note(|| format!("w{at} attaches on node {} with epoch {epoch}", node + 1));
         let shape = &self.temper.shape;
-        let slots = shape.slots.iter().map(|silos| (ConfigNumber(1), silos.iter().map(|s| silo_id(*s)).collect())).collect();
+        let slots =
+            shape.slots.iter().map(|silos| (ConfigNumber(1), silos.iter().map(|s| silo_id(*s)).collect())).collect();
         let options = WriterOptions {
             volume: VOLUME,
             epoch,
@@ -192,7 +193,14 @@ impl World {
         op.submitted = self.now;
         self.trace.mix(&[self.now, 21, at as u64, op.tag, op.position, op.length]);
         self.note(|| {
-            format!("w{at} {:?} {} at {}+{}{}", op.kind, op.tag, op.position, op.length, if op.fua { " fua" } else { "" })
+            format!(
+                "w{at} {:?} {} at {}+{}{}",
+                op.kind,
+                op.tag,
+                op.position,
+                op.length,
+                if op.fua { " fua" } else { "" }
+            )
         });
         let epoch = self.writers[at].epoch;
         if op.changes() {
@@ -264,7 +272,8 @@ impl World {
             ToSilo::Rare(_, _, message::Request::AdoptAsIs { slot, expected, .. }) => {
                 let index = slot.0 as usize;
                 let standing: Vec<_> = self.votes(*slot);
-                let holders = |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
+                let holders =
+                    |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
                 let result = self.ledgers[index].chosen(epoch, *expected, holders);
                 self.check(result.map_err(|why| format!("w{at} slot {slot}: {why}")));
             }
@@ -305,7 +314,10 @@ impl World {
             }
             self.ledgers[slot].adopted(epoch);
             if resumed == Some(true) && Some(choice.adopted) != self.writers[at].resumes {
-                self.fail(format!("w{at} resumes epoch {:?}, but {} wrote since", self.writers[at].resumes, choice.adopted));
+                self.fail(format!(
+                    "w{at} resumes epoch {:?}, but {} wrote since",
+                    self.writers[at].resumes, choice.adopted
+                ));
             }
         }
         if resumed == Some(true) {
@@ -358,7 +370,8 @@ impl World {
         let durable = op.fua || self.temper.durability == infinit::cluster::replication::writer::Durability::Write;
         for (slot, stamp) in self.writers[at].stamps.remove(&op.tag).unwrap_or_default() {
             let standing = self.votes(SlotIndex(slot as u32));
-            let holders = |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
+            let holders =
+                |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
             self.ledgers[slot].answered(self.now, stamp, durable, holders)?;
         }
         self.registers.answered(self.now, epoch, op.tag, op.position, op.length)
@@ -391,7 +404,9 @@ impl World {
         for run in runs {
             if run.kind != RunKind::Data {
                 for sector in block * BLOCK_SECTORS..(block + run.blocks) * BLOCK_SECTORS {
-                    self.registers.read(op.submitted, self.now, epoch, sector, 0).map_err(|why| format!("w{at}: {why}"))?;
+                    self.registers
+                        .read(op.submitted, self.now, epoch, sector, 0)
+                        .map_err(|why| format!("w{at}: {why}"))?;
                 }
             }
             block += run.blocks;
@@ -480,5 +495,8 @@ fn owner(ops: &BTreeMap<RequestId, Op>, record: &Record) -> Tag {
         _ if record.payload.is_empty() => Kind::Zero,
         _ => Kind::Write,
     };
-    ops.values().filter(|op| op.kind == kind && covers(op)).find(|op| kind != Kind::Write || bears(op)).map_or(0, |op| op.tag)
+    ops.values()
+        .filter(|op| op.kind == kind && covers(op))
+        .find(|op| kind != Kind::Write || bears(op))
+        .map_or(0, |op| op.tag)
 }

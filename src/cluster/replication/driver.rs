@@ -98,7 +98,8 @@ impl DriverHandle {
         let inputs = self.inputs.downgrade();
         tokio::spawn(async move {
             loop {
-                let known = state.borrow_and_update().silos.iter().map(|(silo, info)| (*silo, info.incarnation)).collect();
+                let known =
+                    state.borrow_and_update().silos.iter().map(|(silo, info)| (*silo, info.incarnation)).collect();
                 let Some(inputs) = inputs.upgrade() else { return };
                 if inputs.send(Input::Confirmed(known)).is_err() {
                     return;

@@ -147,7 +147,10 @@ impl Keeper {
     fn carry_out_one(&mut self, effect: Effect, outcome: &mut Outcome) -> Result<(), StoreError> {
         match effect {
             Effect::Append(record) => self.batch.push(record),
-            Effect::Reply(session, reply) => outcome.replies.push((session, reply)),
+            Effect::Reply(session, mut reply) => {
+                self.tell_watermarks(&mut reply);
+                outcome.replies.push((session, reply));
+            }
             Effect::Sync => outcome.sync = true,
             Effect::Committed(key, seq) => self.silo.set_committed(key, seq)?,
             Effect::Peers(key, peers) => self.silo.set_peers(key, peers)?,
@@ -184,6 +187,18 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// The point up to which this silo's history agrees with all others is the store's to say: after an adoption it
+    /// stands still until the writer's watermark has passed what was transferred.
+    fn tell_watermarks(&self, reply: &mut FromSilo) {
+        let FromSilo::Rare(_, volume, Answer::Promised(promised)) = reply else { return };
+        for vote in &mut promised.slots {
+            let key = SlotKey { volume: *volume, slot: vote.slot };
+            if let Some(state) = self.silo.slot(key) {
+                vote.committed = vote.committed.min(state.committed);
+            }
+        }
     }
 
     fn finish(&mut self, outcome: &mut Outcome) {

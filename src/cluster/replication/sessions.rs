@@ -1,13 +1,14 @@
 //! The silos' end of the data plane: frames of a writer on another node, handed to the silos of this one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use crate::base::id::SiloId;
 use crate::cluster::replication::keeper;
 use crate::cluster::replication::message::{FromSilo, ToSilo};
 use crate::cluster::replication::service::{SiloHandle, Silos};
-use crate::transport::network::Channel;
+use crate::transport::network::{Channel, FrameSender};
 
 /// Serves one connection until it breaks or says something that is no message.
 pub async fn serve(mut channel: Channel, silos: Silos) {
@@ -26,25 +27,29 @@ pub async fn serve(mut channel: Channel, silos: Silos) {
             break;
         }
         let silo = message.silo();
-        if !sessions.contains_key(&silo) {
-            let Some(handle) = silos.get(silo) else {
-                if channel.sender.send(keeper::unknown(silo, &message).encode()).is_err() {
-                    break;
-                }
-                continue;
-            };
-            let sender = channel.sender.clone();
-            let session = handle.open(Arc::new(move |answer: FromSilo| {
-                // A writer that does not take its answers is gone, or will be cut off: it asks again when it is back.
-                let _ = sender.send(answer.encode());
-            }));
-            sessions.insert(silo, (handle, session));
-        }
-        if let Some((handle, session)) = sessions.get(&silo) {
-            handle.deliver(channel.peer, *session, message);
-        }
+        let (handle, session) = match sessions.entry(silo) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let Some(handle) = silos.get(silo) else {
+                    if channel.sender.send(keeper::unknown(silo, &message).encode()).is_err() {
+                        break;
+                    }
+                    continue;
+                };
+                vacant.insert(open(handle, channel.sender.clone()))
+            }
+        };
+        handle.deliver(channel.peer, *session, message);
     }
     for (handle, session) in sessions.values() {
         handle.close(*session);
     }
+}
+
+fn open(handle: SiloHandle, sender: FrameSender) -> (SiloHandle, u64) {
+    let session = handle.open(Arc::new(move |answer: FromSilo| {
+        // A writer that does not take its answers is gone, or will be cut off: it asks again when it is back.
+        let _ = sender.send(answer.encode());
+    }));
+    (handle, session)
 }

@@ -230,8 +230,6 @@ impl Cluster {
 
     fn step(&mut self) {
         let index = self.chooser.below(3) as usize;
-        if std::env::var("SEED").is_ok() { for m in &self.machines { let s = m.state(); eprintln!("   A{} S{} W{} inc {:?} hist {} synced {} catching {}", s.adopted.0, s.applied.0, s.committed.0, s.incomplete.map(|v| (v.adopted.0, v.applied.0)), last_seq(&m.history).0, m.synced, m.catching.is_some()); } 
-        let c = self.chooser.0; let w = self.chooser.below(100); self.chooser.0 = c; eprintln!("step {w} idx {index} e{} serving {} canon {} W {}", self.epoch, self.serving, last_seq(&self.history).0, self.committed.0); }
         match self.chooser.below(100) {
             0..40 => self.write(),
             40..50 => {
@@ -327,5 +325,9 @@ proptest! {
 #[test]
 #[ignore]
 fn dbg_seed() {
-    run(std::env::var("SEED").unwrap().parse().unwrap(), 250);
+    let get = |n: &str| std::env::var(n).unwrap().parse::<u64>().unwrap();
+    for seed in get("FROM")..get("TO") {
+        eprintln!("seed {seed}");
+        run(seed, 250);
+    }
 }

@@ -110,19 +110,6 @@ impl Script {
         self.world.writers[writer].ops.contains_key(&tag)
     }
 
-    /// Cuts a writer from a silo until [`Script::join`].
-    fn part(&mut self, writer: usize, silo: usize) {
-        self.world.partition(writer, silo - 1, true, true, 1000 * SECOND);
-        if let Some(id) = self.world.writers[writer].links[silo - 1] {
-            self.world.cut(id, false);
-        }
-    }
-
-    fn join(&mut self, writer: usize, silo: usize) {
-        self.world.blocked.remove(&(writer, silo - 1));
-        self.world.note(|| format!("w{writer} – s{silo} joined"));
-    }
-
     /// Messages to a silo of which this says so are lost from now on.
     fn lose(&mut self, silo: usize, which: fn(&ToSilo) -> bool) {
         self.world.note(|| format!("s{silo} misses some messages"));

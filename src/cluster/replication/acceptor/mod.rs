@@ -6,8 +6,6 @@
 //! stream is asynchronous: [`Acceptor::begin_sync`] and [`Acceptor::end_sync`].
 
 pub mod slot;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 

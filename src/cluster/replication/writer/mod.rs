@@ -16,8 +16,6 @@ pub mod report;
 pub mod requests;
 pub mod slots;
 pub mod stream;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
