@@ -321,13 +321,3 @@ proptest! {
         run(seed.into(), 250);
     }
 }
-
-#[test]
-#[ignore]
-fn dbg_seed() {
-    let get = |n: &str| std::env::var(n).unwrap().parse::<u64>().unwrap();
-    for seed in get("FROM")..get("TO") {
-        eprintln!("seed {seed}");
-        run(seed, 250);
-    }
-}
