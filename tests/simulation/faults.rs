@@ -172,7 +172,7 @@ impl World {
         let healed = self.run_until(HEALED_WITHIN, |world| world.holder_serves());
         self.expect(healed, "no writer serves");
         self.run_for(SECOND);
-        self.quiet = true;
+        (self.quiet, self.settled) = (true, true);
         let answered = self.run_until(HEALED_WITHIN, |world| world.is_all_answered());
         self.expect(answered, "requests are not answered");
         self.read_all_back();

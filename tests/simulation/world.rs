@@ -89,6 +89,8 @@ pub struct World {
     pub healing: bool,
     /// Clients ask for nothing new.
     pub quiet: bool,
+    /// All is well: nobody takes over any more but who is told to.
+    pub settled: bool,
     /// Writers attach anew by themselves after they ended.
     pub persistent: bool,
     /// Messages that a script loses: to this silo, if this says so.
@@ -120,6 +122,7 @@ impl World {
             next_connection: 1,
             healing: false,
             quiet: false,
+            settled: false,
             persistent: true,
             losses: Vec::new(),
             failure: None,
@@ -214,7 +217,8 @@ impl World {
             Event::Broken(connection) => self.hear_of_break(connection),
             Event::Reconnect(writer, silo) => self.reconnect(writer, silo),
             Event::Client(writer, client) => self.client(writer, client),
-            Event::Attach(node) => self.attach(node),
+            Event::Attach(node) if !self.settled => self.attach(node),
+            Event::Attach(_) => {}
             Event::Thaw(writer) => self.thaw(writer),
             Event::Tell => self.tell_fence(),
             Event::Fault => self.fault(),
