@@ -99,14 +99,18 @@ impl Writer {
         }
     }
 
-    /// Up to where a silo's history agrees with the slot's: its vote if it adopted the same epoch as the chosen one
-    /// (or this one), as far as the choice goes; else its own committed number (rules 12 and 16).
+    /// From where a silo's history is compared with the slot's: from its end, if it is a part of the chosen one or of
+    /// this epoch's; else from its own committed number, up to which all histories agree and what lies beneath is there
+    /// (rules 12 and 16). A silo that goes beyond the choice must not be compared from the choice on, although both
+    /// agree up to there: if it was ever brought up to date by transfer, it has only the newest version of each block,
+    /// and dropping that would uncover nothing.
     fn base_of(&self, index: usize, history: Vote, committed: Seq) -> Seq {
         let slot = &self.slots[index];
-        match slot.choice {
-            Some(_) if history.adopted == self.options.epoch => history.applied,
-            Some(choice) if history.adopted == choice.vote.adopted => history.applied.min(choice.vote.applied),
-            _ => committed.min(history.applied),
+        let is_part = |choice: Vote| history.adopted == choice.adopted && history.applied <= choice.applied;
+        if history.adopted == self.options.epoch || slot.choice.is_some_and(|choice| is_part(choice.vote)) {
+            history.applied
+        } else {
+            committed.min(history.applied)
         }
     }
 
