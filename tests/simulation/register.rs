@@ -19,6 +19,8 @@ struct Cluster {
     op: Tag,
     /// What a read sees: the operation, or 0 for zeroes.
     value: Tag,
+    /// The epoch of the writer that was asked.
+    epoch: Epoch,
     written_from: u64,
     first_end: u64,
     last_begin: u64,
@@ -45,7 +47,7 @@ pub struct Registers {
 }
 
 fn initial(from: Epoch, value: Tag) -> Cell {
-    Cell { from, clusters: vec![Cluster { op: 0, value, written_from: 0, first_end: 0, last_begin: 0 }] }
+    Cell { from, clusters: vec![Cluster { op: 0, value, epoch: from, written_from: 0, first_end: 0, last_begin: 0 }] }
 }
 
 impl Registers {
@@ -53,7 +55,7 @@ impl Registers {
     pub fn submitted(&mut self, now: u64, epoch: Epoch, op: Tag, zeroes: bool, position: u64, length: u64) {
         let value = if zeroes { 0 } else { op };
         for sector in position / SECTOR..(position + length).div_ceil(SECTOR) {
-            let cluster = Cluster { op, value, written_from: now, first_end: u64::MAX, last_begin: now };
+            let cluster = Cluster { op, value, epoch, written_from: now, first_end: u64::MAX, last_begin: now };
             self.cell(sector, epoch).clusters.push(cluster);
         }
     }
@@ -111,13 +113,15 @@ impl Registers {
         Ok(())
     }
 
-    /// From this epoch on the sector begins with what the chosen history has: the rest was lawfully lost.
-    pub fn restart(&mut self, epoch: Epoch, sector: u64, value: Tag, own: impl Fn(Tag) -> bool) {
+    /// From this epoch on the sector begins with what the chosen history has: the rest was lawfully lost. What was asked
+    /// of this epoch's writer, or of a later one, is still to come.
+    pub fn restart(&mut self, epoch: Epoch, sector: u64, value: Tag) {
         let cells = self.sectors.entry(sector).or_insert_with(|| vec![initial(Epoch(0), 0)]);
         let Some(last) = cells.last_mut() else { return };
         let mut fresh = initial(epoch, value);
-        fresh.clusters.extend(last.clusters.iter().filter(|cluster| cluster.op != 0 && own(cluster.op)).cloned());
-        last.clusters.retain(|cluster| cluster.op == 0 || !own(cluster.op));
+        let is_later = |cluster: &Cluster| cluster.op != 0 && cluster.epoch >= epoch;
+        fresh.clusters.extend(last.clusters.iter().filter(|cluster| is_later(cluster)).cloned());
+        last.clusters.retain(|cluster| !is_later(cluster));
         cells.push(fresh);
     }
 
@@ -195,9 +199,11 @@ mod tests {
         let mut registers = Registers::default();
         write(&mut registers, 1, 0, 10);
         write(&mut registers, 2, 20, 30);
-        registers.restart(Epoch(2), 0, 1, |_| false);
+        registers.submitted(35, Epoch(3), 4, false, 0, SECTOR);
+        registers.restart(Epoch(2), 0, 1);
         registers.read(40, 50, Epoch(2), 0, 1).unwrap();
         assert!(registers.read(60, 70, Epoch(2), 0, 2).is_err());
+        registers.read(80, 90, Epoch(3), 0, 4).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Writers and their clients: attaching, carrying out what a writer asks for, and checking what it answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use infinit::base::block::BLOCK_BYTES;
 use infinit::base::id::{ConfigNumber, Epoch, SlotIndex, Stamp};
@@ -37,8 +37,6 @@ pub struct WriterHost {
     pub held: Vec<Event>,
     /// The records of each request, until it is answered.
     stamps: BTreeMap<Tag, Vec<(usize, Stamp)>>,
-    /// Every request ever given to this writer.
-    own: BTreeSet<Tag>,
     resumes: Option<Epoch>,
     pub served: bool,
     pub released: bool,
@@ -110,7 +108,6 @@ impl World {
             clients_of: BTreeMap::new(),
             held: Vec::new(),
             stamps: BTreeMap::new(),
-            own: BTreeSet::new(),
             resumes,
             served: false,
             released: false,
@@ -309,8 +306,7 @@ impl World {
             for sector in lost {
                 let tags = content.get(&(sector / BLOCK_SECTORS));
                 let value = tags.map_or(0, |(_, tags)| tags[(sector % BLOCK_SECTORS) as usize]);
-                let own = &self.writers[at].own;
-                self.registers.restart(epoch, sector, value, |op| own.contains(&op));
+                self.registers.restart(epoch, sector, value);
             }
             self.ledgers[slot].adopted(epoch);
             if resumed == Some(true) && Some(choice.adopted) != self.writers[at].resumes {
@@ -468,7 +464,6 @@ impl World {
     /// A request that waited in the socket of a paused process.
     fn hand_over(&mut self, at: usize, op: Op) {
         let (tag, request) = (op.tag, op.request());
-        self.writers[at].own.insert(tag);
         self.writers[at].ops.insert(tag, op);
         let now = self.moment(self.writers[at].node);
         self.writers[at].writer.submit(now, tag, request);
