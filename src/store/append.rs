@@ -101,8 +101,7 @@ impl Silo {
 
     /// Writes to the log; the gates of the records' slots are held.
     pub(crate) fn write(&self, records: &[Record]) -> Result<Vec<Position>> {
-        let places =
-            self.log.append(records, self.log_limit_bytes()).map_err(|error| self.log_failure(error))?;
+        let places = self.log.append(records, self.log_limit_bytes()).map_err(|error| self.log_failure(error))?;
         let bytes: usize = records.iter().map(Record::len).sum();
         self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(places)

@@ -9,8 +9,8 @@
 //! forgotten slots go, again in bounded transactions.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -19,8 +19,8 @@ use crate::store::append::lock_gates;
 use crate::store::error::Result;
 use crate::store::index::{Blocks, Turn, change_group, each_group};
 use crate::store::keys::{
-    BLOCKS, EXTENTS, FORGOTTEN, GROUP_BLOCKS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, TRIMS, edge_key, encode_row, marker_key,
-    place_key, slot_key, trim_key,
+    BLOCKS, EXTENTS, FORGOTTEN, GROUP_BLOCKS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, TRIMS, edge_key, encode_row,
+    marker_key, place_key, slot_key, trim_key,
 };
 use crate::store::position::Position;
 use crate::store::silo::Silo;
@@ -244,13 +244,7 @@ pub(crate) fn save_row(txn: &WriteTransaction, key: SlotKey, content: &Content, 
     Ok(())
 }
 
-fn merge_group(
-    table: &mut Blocks<'_>,
-    number: u32,
-    group: u64,
-    frozen: &Frozen,
-    retention: &Retention,
-) -> Result<()> {
+fn merge_group(table: &mut Blocks<'_>, number: u32, group: u64, frozen: &Frozen, retention: &Retention) -> Result<()> {
     let first = group * GROUP_BLOCKS;
     change_group(table, number, group, |content| {
         for (block, versions) in frozen.overlay.range(first..first + GROUP_BLOCKS) {
@@ -260,13 +254,7 @@ fn merge_group(
     })
 }
 
-fn trim_group(
-    table: &mut Blocks<'_>,
-    number: u32,
-    group: u64,
-    trim: &Trim,
-    retention: &Retention,
-) -> Result<()> {
+fn trim_group(table: &mut Blocks<'_>, number: u32, group: u64, trim: &Trim, retention: &Retention) -> Result<()> {
     let first = group * GROUP_BLOCKS;
     let hole = Version { stamp: trim.stamp, place: Place::Hole };
     change_group(table, number, group, |content| {

@@ -33,14 +33,7 @@ impl Silo {
     /// The extents that changed above `base` here, and those in `also` that changed at the receiver, from `from_extent`
     /// on, until the answer holds `budget_bytes` (at least one extent). Each extent is read as of one moment, its floor;
     /// later extents may have later floors.
-    pub fn delta(
-        &self,
-        key: SlotKey,
-        base: Seq,
-        also: &[u64],
-        from_extent: u64,
-        budget_bytes: usize,
-    ) -> Result<Delta> {
+    pub fn delta(&self, key: SlotKey, base: Seq, also: &[u64], from_extent: u64, budget_bytes: usize) -> Result<Delta> {
         let slot = self.find(key)?;
         let mut extents: BTreeSet<u64> = slot.read().extents.above_from(base, from_extent).collect();
         extents.extend(also);

@@ -90,12 +90,7 @@ impl History {
 }
 
 /// Moves the slot's overlay into the index and changes its history there. The content has its new state already.
-pub(crate) fn rewrite(
-    txn: &WriteTransaction,
-    number: u32,
-    content: &mut Content,
-    history: &History,
-) -> Result<()> {
+pub(crate) fn rewrite(txn: &WriteTransaction, number: u32, content: &mut Content, history: &History) -> Result<()> {
     let staged = content.staging.take();
     let staging = match history {
         History::Adopt { .. } => staged.unwrap_or_default(),
@@ -163,12 +158,7 @@ fn rewrite_group(blocks: &mut Group, first: u64, staging: &Staging, history: His
     }
 }
 
-fn drop_trims_and_markers(
-    txn: &WriteTransaction,
-    number: u32,
-    content: &mut Content,
-    history: History,
-) -> Result<()> {
+fn drop_trims_and_markers(txn: &WriteTransaction, number: u32, content: &mut Content, history: History) -> Result<()> {
     let mut trims = txn.open_table(TRIMS)?;
     for trim in content.trims.iter().filter(|trim| !history.keeps(trim.stamp)) {
         trims.remove(&trim_key(number, trim.stamp, trim.blocks.start))?;

@@ -283,10 +283,8 @@ mod tests {
             1 => Just(Place::Zero),
             1 => Just(Place::Hole),
         ];
-        (0u64..3, 0u64..4, place).prop_map(|(epoch, seq, place)| Version {
-            stamp: Stamp::new(Epoch(epoch), Seq(seq)),
-            place,
-        })
+        (0u64..3, 0u64..4, place)
+            .prop_map(|(epoch, seq, place)| Version { stamp: Stamp::new(Epoch(epoch), Seq(seq)), place })
     }
 
     proptest! {

@@ -23,8 +23,8 @@ use crate::store::error::{Damage, Fault, Operation, Result, StoreError};
 use crate::store::extents::PAGE_BYTES;
 use crate::store::index::{Index, each_group};
 use crate::store::keys::{
-    EXTENTS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, TRIMS, decode_row, edge_key, encode_row, first_of_trim_key,
-    slot_of_key, snapshot, stamp_of_key,
+    EXTENTS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, TRIMS, decode_row, edge_key, encode_row,
+    first_of_trim_key, slot_of_key, snapshot, stamp_of_key,
 };
 use crate::store::log::{Log, LogError};
 use crate::store::position::Position;
@@ -244,8 +244,7 @@ fn load(index: &Index, id: SiloId) -> Result<(SiloRow, BTreeMap<SlotKey, Arc<Slo
 
 fn load_content(txn: &ReadTransaction, number: u32, content: &mut Content) -> Result<()> {
     each_group(&txn.open_table(EXTENTS)?, number, 0..=u64::MAX, |page, bytes| {
-        let raw: &[u8; PAGE_BYTES] =
-            bytes.try_into().map_err(|_| StoreError::Damaged(Damage::IndexRow("extents")))?;
+        let raw: &[u8; PAGE_BYTES] = bytes.try_into().map_err(|_| StoreError::Damaged(Damage::IndexRow("extents")))?;
         content.extents.load(page, raw);
         Ok(true)
     })?;

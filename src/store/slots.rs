@@ -205,10 +205,7 @@ impl Content {
         let retention = Retention::of(&self.state, self.live_committed, self.markers.stamps());
         let mut added = 0;
         for (block, version) in versions {
-            self.active
-                .entry(block)
-                .and_modify(|held| held.add(version, &retention))
-                .or_insert(Versions::One(version));
+            self.active.entry(block).and_modify(|held| held.add(version, &retention)).or_insert(Versions::One(version));
             added += 1;
         }
         added

@@ -315,19 +315,18 @@ fn run(seed: u64, steps: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_silo_holds_the_history_it_claims(seed in any::<u32>()) {
         run(seed.into(), 250);
     }
 }
 
+/// Seeds that once found a fault: a segment made ahead in an earlier life was taken for the continuation of the log; a
+/// watermark that followed at once after an adoption made a later comparison begin too high.
 #[test]
-#[ignore]
-fn dbg_seed() {
-    let get = |n: &str| std::env::var(n).unwrap().parse::<u64>().unwrap();
-    for seed in get("FROM")..get("TO") {
-        eprintln!("seed {seed}");
+fn seeds_that_found_faults_stay_quiet() {
+    for seed in [1_563_797_529, 1079] {
         run(seed, 250);
     }
 }
