@@ -1,1 +1,21 @@
 //! The daemon: the composition root. It assembles, starts and stops everything, and decides nothing.
+//!
+//! [`node`] starts and stops a node in one linear function. [`control`] is the control API on a Unix socket, whose
+//! types are [`api`]. [`peers`] is what daemons ask of one another; [`directory`] says who is a member and where;
+//! [`silos`] opens silos and keeps the cluster informed of them; [`attachments`] attaches volumes and serves them;
+//! [`status`] puts together what people see. [`home`] is what lies on the disk; [`membership`] creates and joins
+//! networks; [`offline`] is what the command line calls without a daemon; [`demo`] drives real processes.
+
+pub mod addresses;
+pub mod api;
+pub mod attachments;
+pub mod control;
+pub mod demo;
+pub mod directory;
+pub mod home;
+pub mod membership;
+pub mod node;
+pub mod offline;
+pub mod peers;
+pub mod silos;
+pub mod status;

@@ -1,6 +1,7 @@
 //! Appending: records go to the log in one write, then into the overlay, where reads find them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
@@ -111,8 +112,8 @@ impl Silo {
         let mut slots = BTreeMap::new();
         for record in records {
             let key = record.header.key();
-            if !slots.contains_key(&key) {
-                slots.insert(key, self.find(key)?);
+            if let Entry::Vacant(vacant) = slots.entry(key) {
+                vacant.insert(self.find(key)?);
             }
         }
         Ok(slots)

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use crate::base::id::{Epoch, Incarnation, Seq, SiloId, SlotKey};
+use crate::base::id::{Epoch, Incarnation, NetworkId, Seq, SiloId, SlotKey};
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::Index;
@@ -89,7 +89,12 @@ impl Silo {
     /// Makes a directory a silo. Refuses one that holds a silo already or anything foreign; one in which formatting was
     /// interrupted is formatted again.
     pub fn format(disk: Arc<dyn Disk>, id: SiloId) -> Result<()> {
-        superblock::format(&disk, id)
+        superblock::format(&disk, id, NetworkId::default())
+    }
+
+    /// As [`Silo::format`], for one network: [`superblock::network`] tells it from another's before it is opened.
+    pub fn format_for(disk: Arc<dyn Disk>, id: SiloId, network: NetworkId) -> Result<()> {
+        superblock::format(&disk, id, network)
     }
 
     pub fn id(&self) -> SiloId {

@@ -6,7 +6,8 @@
 //!                  8    4  format version
 //!                 12    4  zero
 //!                 16   16  silo
-//!                 32  476  zero
+//!                 32   32  network that it was formatted for, or zero
+//!                 64  444  zero
 //!                508    4  CRC32C of bytes 0..508
 //! ```
 //!
@@ -17,7 +18,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::base::id::SiloId;
+use crate::base::id::{NetworkId, SiloId};
 use crate::store::disk::{Disk, DiskLock, LOCK_NAME};
 use crate::store::error::{Damage, Result, StoreError};
 use crate::store::index::Index;
@@ -41,7 +42,7 @@ const SUPERBLOCK_BYTES: usize = 512;
 const FORMAT_CACHE_BYTES: usize = 1 << 20;
 
 /// Makes the directory a silo. Refuses one that holds a silo already or anything foreign.
-pub(crate) fn format(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
+pub(crate) fn format(disk: &Arc<dyn Disk>, id: SiloId, network: NetworkId) -> Result<()> {
     check_vacant(disk)?;
     let _lock = lock(disk)?;
     // Another process may have been formatting until it gave up the lock.
@@ -55,7 +56,7 @@ pub(crate) fn format(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     }
     create_index(disk, id)?;
     let superblock = disk.create(SUPERBLOCK_NAME).map_err(StoreError::io("create the superblock"))?;
-    let raw = encode(id);
+    let raw = encode(id, network);
     superblock
         .write_vectored_at(&mut [io::IoSlice::new(&raw)], 0)
         .and_then(|()| superblock.sync_data())
@@ -72,7 +73,7 @@ pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
     };
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     if has(SUPERBLOCK_NAME) {
-        let read = read(disk);
+        let read = read(disk).map(|(id, _)| id);
         let damaged = matches!(read, Err(StoreError::Damaged(_)));
         return if damaged && has(FORMATTING_NAME) { Err(StoreError::HalfFormatted) } else { read };
     }
@@ -86,6 +87,13 @@ pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
         Some(name) => Err(StoreError::Foreign(name)),
         None => Err(StoreError::NotFormatted),
     }
+}
+
+/// The network that the silo in this directory was formatted for; none if for no particular one, or if there is no
+/// silo that can be opened.
+pub fn network(disk: &Arc<dyn Disk>) -> Option<NetworkId> {
+    let (_, network) = read(disk).ok()?;
+    (network != NetworkId::default()).then_some(network)
 }
 
 /// Takes the silo for this process alone.
@@ -127,17 +135,18 @@ fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     file.sync_data().map_err(StoreError::io("sync the index"))
 }
 
-fn encode(id: SiloId) -> [u8; SUPERBLOCK_BYTES] {
+fn encode(id: SiloId, network: NetworkId) -> [u8; SUPERBLOCK_BYTES] {
     let mut raw = [0; SUPERBLOCK_BYTES];
     raw[..8].copy_from_slice(&MAGIC);
     raw[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
     raw[16..32].copy_from_slice(&id.0);
+    raw[32..64].copy_from_slice(&network.0);
     let crc = crc32c::crc32c(&raw[..508]);
     raw[508..].copy_from_slice(&crc.to_le_bytes());
     raw
 }
 
-fn read(disk: &Arc<dyn Disk>) -> Result<SiloId> {
+fn read(disk: &Arc<dyn Disk>) -> Result<(SiloId, NetworkId)> {
     let damaged = || StoreError::Damaged(Damage::Superblock);
     let file = disk.open(SUPERBLOCK_NAME).map_err(StoreError::io("open the superblock"))?;
     let mut raw = [0; SUPERBLOCK_BYTES];
@@ -159,13 +168,17 @@ fn read(disk: &Arc<dyn Disk>) -> Result<SiloId> {
     }
     let mut id = SiloId::default();
     id.0.copy_from_slice(&raw[16..32]);
-    Ok(id)
+    let mut network = NetworkId::default();
+    network.0.copy_from_slice(&raw[32..64]);
+    Ok((id, network))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::faulty::{Crash, FaultyDisk};
+
+    const NETWORK: NetworkId = NetworkId([9; 32]);
 
     fn fresh() -> (FaultyDisk, Arc<dyn Disk>) {
         let disk = FaultyDisk::new(1);
@@ -177,31 +190,34 @@ mod tests {
         let (_, disk) = fresh();
         assert!(matches!(identify(&disk), Err(StoreError::NotFormatted)));
         disk.create("lost+found").unwrap();
-        format(&disk, SiloId([1; 16])).unwrap();
+        format(&disk, SiloId([1; 16]), NETWORK).unwrap();
         assert_eq!(identify(&disk).unwrap(), SiloId([1; 16]));
-        assert!(matches!(format(&disk, SiloId([2; 16])), Err(StoreError::AlreadyFormatted(SiloId([1, ..])))));
+        assert_eq!(network(&disk), Some(NETWORK));
+        assert!(matches!(format(&disk, SiloId([2; 16]), NETWORK), Err(StoreError::AlreadyFormatted(SiloId([1, ..])))));
 
         let (_, disk) = fresh();
         disk.create("holiday.jpg").unwrap();
-        assert!(matches!(format(&disk, SiloId([1; 16])), Err(StoreError::Foreign(name)) if name == "holiday.jpg"));
+        assert!(
+            matches!(format(&disk, SiloId([1; 16]), NETWORK), Err(StoreError::Foreign(name)) if name == "holiday.jpg")
+        );
         assert_eq!(disk.list().unwrap(), ["holiday.jpg"], "a foreign directory is not touched");
 
         let (_, disk) = fresh();
-        format(&disk, SiloId([1; 16])).unwrap();
+        format(&disk, SiloId([1; 16]), NETWORK).unwrap();
         disk.remove(SUPERBLOCK_NAME).unwrap();
-        assert!(matches!(format(&disk, SiloId([1; 16])), Err(StoreError::Damaged(Damage::Superblock))));
+        assert!(matches!(format(&disk, SiloId([1; 16]), NETWORK), Err(StoreError::Damaged(Damage::Superblock))));
     }
 
     #[test]
     fn damaged_and_newer_superblocks_are_told_apart() {
         let (faulty, disk) = fresh();
-        format(&disk, SiloId([1; 16])).unwrap();
+        format(&disk, SiloId([1; 16]), NETWORK).unwrap();
         for byte in [0, 9, 20, 100, 510] {
             faulty.flip_bit(SUPERBLOCK_NAME, byte, 3);
             assert!(matches!(identify(&disk), Err(StoreError::Damaged(Damage::Superblock))), "byte {byte}");
             faulty.flip_bit(SUPERBLOCK_NAME, byte, 3);
         }
-        let mut raw = encode(SiloId([1; 16]));
+        let mut raw = encode(SiloId([1; 16]), NETWORK);
         raw[8] = 2;
         let crc = crc32c::crc32c(&raw[..508]);
         raw[508..].copy_from_slice(&crc.to_le_bytes());
@@ -212,18 +228,18 @@ mod tests {
     #[test]
     fn formatting_interrupted_anywhere_is_recognised_and_done_again() {
         let (counting, disk) = fresh();
-        format(&disk, SiloId([1; 16])).unwrap();
+        format(&disk, SiloId([1; 16]), NETWORK).unwrap();
         for at in 0..counting.operations() {
             for crash in [Crash::Power, Crash::Process] {
                 let faulty = FaultyDisk::new(at);
                 let disk: Arc<dyn Disk> = Arc::new(faulty.clone());
                 faulty.crash_after(at, crash);
-                assert!(format(&disk, SiloId([1; 16])).is_err());
+                assert!(format(&disk, SiloId([1; 16]), NETWORK).is_err());
                 faulty.restart();
                 match identify(&disk) {
                     Ok(id) => assert_eq!(id, SiloId([1; 16])),
                     Err(StoreError::HalfFormatted | StoreError::NotFormatted) => {
-                        format(&disk, SiloId([1; 16])).unwrap();
+                        format(&disk, SiloId([1; 16]), NETWORK).unwrap();
                         faulty.crash(Crash::Power);
                         identify(&disk).unwrap();
                     }

@@ -1,21 +1,46 @@
 //! The one seam between the cluster and the network: ordered channels of frames between two nodes.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::base::id::NodeId;
 
 /// What a channel is for: each purpose has connections of its own, so that a snapshot never delays a heartbeat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Purpose {
     /// Requests and answers: consensus, status, hand-over.
     Control,
     /// The replication of volumes.
     Data,
+    /// One request and its answer, by a node that is no member yet but holds an invitation.
+    Join,
 }
+
+impl Purpose {
+    /// The bytes that may wait in a sender for a slow peer. Data: rule 4 of the replication protocol. Control: a
+    /// few snapshots of the cluster state. Join: one request, or one answer with the state of a large cluster.
+    pub fn queue_bytes_max(self) -> usize {
+        match self {
+            Purpose::Data => 8 << 20,
+            Purpose::Control => 32 << 20,
+            Purpose::Join => 8 << 20,
+        }
+    }
+}
+
+/// The longest frame; a peer that announces a longer one is cut off.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+/// The received frames that wait for their consumer, by number: beyond, the peer is read no further.
+pub const RECEIVED_FRAMES_MAX: usize = 1024;
+/// The received frames that wait for their consumer, by bytes (a single frame may be longer).
+pub const RECEIVED_BYTES_MAX: usize = 8 << 20;
 
 /// One message: up to three pieces that are sent as one without being copied together, and received as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,9 +82,9 @@ pub struct Channel {
 /// The sending half: bounded by bytes, so that a slow peer is cut off instead of filling the memory.
 #[derive(Clone)]
 pub struct FrameSender {
-    pub(crate) queue: mpsc::UnboundedSender<Frame>,
-    pub(crate) waiting_bytes: std::sync::Arc<std::sync::atomic::AtomicUsize>,
-    pub(crate) waiting_bytes_max: usize,
+    queue: mpsc::UnboundedSender<Frame>,
+    waiting_bytes: Arc<AtomicUsize>,
+    waiting_bytes_max: usize,
 }
 
 /// The frame was not taken.
@@ -67,29 +92,85 @@ pub struct FrameSender {
 pub enum SendError {
     /// More than the bound is waiting for this peer.
     Full,
+    /// The frame is longer than [`FRAME_BYTES_MAX`]; the peer would cut the connection.
+    TooLong,
     Closed,
 }
 
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Full => "too much is waiting for this node already",
+            SendError::TooLong => "the message is longer than the limit of 8 MiB",
+            SendError::Closed => "the connection is closed",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
 impl FrameSender {
-    /// Queues a frame without waiting.
+    /// A sender and the queue that a connection drains, bounded to so many waiting bytes.
+    pub(crate) fn bounded(waiting_bytes_max: usize) -> (FrameSender, FrameQueue) {
+        let (queue, frames) = mpsc::unbounded_channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let sender = FrameSender { queue, waiting_bytes: waiting_bytes.clone(), waiting_bytes_max };
+        (sender, FrameQueue { frames, waiting_bytes })
+    }
+
+    /// Queues a frame without waiting. An empty frame is a sign of life: the peer's receiver does not see it.
     pub fn send(&self, frame: Frame) -> Result<(), SendError> {
-        use std::sync::atomic::Ordering::Relaxed;
         let len = frame.len();
-        let waiting = self.waiting_bytes.fetch_add(len, Relaxed);
-        if waiting > 0 && waiting + len > self.waiting_bytes_max {
-            self.waiting_bytes.fetch_sub(len, Relaxed);
-            return Err(SendError::Full);
+        if len > FRAME_BYTES_MAX {
+            return Err(SendError::TooLong);
         }
-        self.queue.send(frame).map_err(|_| SendError::Closed)
+        let waiting = self.waiting_bytes.fetch_add(len, Ordering::Relaxed);
+        let taken = if waiting > 0 && waiting + len > self.waiting_bytes_max {
+            Err(SendError::Full)
+        } else {
+            self.queue.send(frame).map_err(|_| SendError::Closed)
+        };
+        if taken.is_err() {
+            self.waiting_bytes.fetch_sub(len, Ordering::Relaxed);
+        }
+        taken
     }
 
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }
 
+    /// Completes once the connection is gone.
+    pub async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
     /// Bytes queued and not yet handed to the connection.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes.load(std::sync::atomic::Ordering::Relaxed)
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The other end of a [`FrameSender`]: what a connection takes its frames from. Dropping it closes the sender.
+pub(crate) struct FrameQueue {
+    frames: mpsc::UnboundedReceiver<Frame>,
+    waiting_bytes: Arc<AtomicUsize>,
+}
+
+impl FrameQueue {
+    /// The next frame, or `None` once every sender is dropped and the queue is empty.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Frame>> {
+        self.frames.poll_recv(context)
+    }
+
+    /// The next frame, or `None` once every sender is dropped and the queue is empty.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        self.frames.recv().await
+    }
+
+    /// Says that so many bytes taken from the queue are on their way.
+    pub(crate) fn handed_over(&self, bytes: usize) {
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -120,4 +201,35 @@ impl std::error::Error for ConnectError {}
 pub trait Network: Send + Sync + 'static {
     /// Opens a channel to a node. Takes no longer than a few seconds.
     fn connect(&self, to: NodeId, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ConnectError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sender_is_bounded_by_bytes_but_takes_one_long_frame() {
+        let (sender, mut queue) = FrameSender::bounded(100);
+        sender.send(Frame::one(vec![0; 200])).unwrap();
+        assert_eq!(sender.send(Frame::one(vec![0; 1])), Err(SendError::Full));
+        assert_eq!(sender.waiting_bytes(), 200);
+        let frame = queue.next().await.unwrap();
+        queue.handed_over(frame.len());
+        sender.send(Frame::one(vec![0; 60])).unwrap();
+        sender.send(Frame::one(vec![0; 40])).unwrap();
+        assert_eq!(sender.send(Frame::one(vec![0; 1])), Err(SendError::Full));
+        assert_eq!(sender.send(Frame::one(vec![0; FRAME_BYTES_MAX + 1])), Err(SendError::TooLong));
+        drop(queue);
+        assert_eq!(sender.send(Frame::default()), Err(SendError::Closed));
+        assert!(sender.is_closed());
+        sender.closed().await;
+    }
+
+    #[test]
+    fn a_frame_of_one_piece_is_not_copied() {
+        let piece = Bytes::from(vec![7; 10]);
+        assert_eq!(Frame::one(piece.clone()).into_bytes().as_ptr(), piece.as_ptr());
+        let three = Frame { parts: [piece.slice(..2), piece.slice(..3), piece] };
+        assert_eq!((three.len(), three.into_bytes().len()), (15, 15));
+    }
 }

@@ -108,7 +108,7 @@ pub(super) fn assert_reads(silo: &Silo, history: &[Op], first: u64, count: u32, 
         allocations.extend(std::iter::repeat_n(what, blocks as usize));
     }
     assert_eq!(allocations.len(), count as usize);
-    for index in 0..count as usize {
+    for (index, seen) in allocations.iter().enumerate() {
         let found = &run.data[index * BLOCK_BYTES as usize..(index + 1) * BLOCK_BYTES as usize];
         let (bytes, allocation) = match blocks.get(&(first + index as u64)) {
             Some((stamp, Kind::Data)) => (content(*stamp), Allocation::Data),
@@ -116,7 +116,7 @@ pub(super) fn assert_reads(silo: &Silo, history: &[Op], first: u64, count: u32, 
             None => (vec![0; BLOCK_BYTES as usize], Allocation::Hole),
         };
         assert!(found == bytes, "{what}: block {} reads wrong", first + index as u64);
-        assert_eq!(allocations[index], allocation, "{what}: block {}", first + index as u64);
+        assert_eq!(*seen, allocation, "{what}: block {}", first + index as u64);
     }
 }
 

@@ -1,0 +1,74 @@
+//! `infinit network`: a network is a key pair, and the machines that hold a passport signed with it.
+
+use clap::Subcommand;
+
+use crate::cli::context::Context;
+use crate::cli::table::{Grid, Tone, optional, plain};
+use crate::cli::terminal::{Stop, Terminal};
+use crate::daemon::api::Network;
+
+mod create;
+mod invite;
+mod join;
+mod leave;
+mod list;
+mod show;
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    Create(create::CreateArgs),
+    Join(join::JoinArgs),
+    Invite(invite::InviteArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Leave(leave::LeaveArgs),
+}
+
+impl NetworkCommand {
+    pub async fn run(self, context: &Context) -> Result<(), Stop> {
+        match self {
+            NetworkCommand::Create(args) => args.run(context).await,
+            NetworkCommand::Join(args) => args.run(context).await,
+            NetworkCommand::Invite(args) => args.run(context).await,
+            NetworkCommand::List(args) => args.run(context).await,
+            NetworkCommand::Show(args) => args.run(context).await,
+            NetworkCommand::Leave(args) => args.run(context).await,
+        }
+    }
+}
+
+fn facts(terminal: &Terminal, network: &Network) -> String {
+    let mut grid = Grid::bare(terminal);
+    grid.fact("network", network.name.clone());
+    grid.fact("id", network.id.to_string());
+    grid.fact("this node", format!("{} ({})", network.node.name, network.node.id.short()));
+    grid.fact("role", network.role.to_string());
+    grid.fact("key", if network.owner { "held here: this machine may invite" } else { "not held here" }.to_owned());
+    match &network.cluster {
+        None => grid.fact("cluster", "no daemon runs here".to_owned()),
+        Some(cluster) => {
+            let tone = if cluster.quorum { Tone::Good } else { Tone::Bad };
+            let quorum = if cluster.quorum { "quorum" } else { "no quorum" };
+            grid.row(vec![("cluster".to_owned(), Tone::Faint), (quorum.to_owned(), tone)]);
+            grid.fact("leader", cluster.leader.as_ref().map(|leader| leader.name.clone()));
+            let voters: Vec<&str> = cluster.voters.iter().map(|voter| voter.name.as_str()).collect();
+            grid.fact("voters", voters.join(", "));
+        }
+    }
+    grid.finish()
+}
+
+fn table(terminal: &Terminal, networks: &[Network]) -> String {
+    let mut grid = Grid::new(terminal, &["NAME", "ID", "ROLE", "KEY", "NODE"]);
+    for network in networks {
+        let key = network.owner.then(|| "held here".to_owned());
+        grid.row(vec![
+            plain(&network.name),
+            plain(network.id.short()),
+            plain(network.role.to_string()),
+            optional(key),
+            plain(&network.node.name),
+        ]);
+    }
+    grid.finish()
+}

@@ -1,0 +1,36 @@
+//! `infinit node`: the daemon of this machine, and its fellows.
+
+use clap::Subcommand;
+
+use crate::cli::context::Context;
+use crate::cli::terminal::Stop;
+
+mod install;
+pub mod list;
+mod run;
+mod show;
+mod stop;
+mod wait;
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    Run(run::RunArgs),
+    Wait(wait::WaitArgs),
+    List(list::ListArgs),
+    Show(show::ShowArgs),
+    Stop(stop::StopArgs),
+    Install(install::InstallArgs),
+}
+
+impl NodeCommand {
+    pub async fn run(self, context: &Context) -> Result<(), Stop> {
+        match self {
+            NodeCommand::Run(args) => args.run(context).await,
+            NodeCommand::Wait(args) => args.run(context).await,
+            NodeCommand::List(args) => args.run(context).await,
+            NodeCommand::Show(args) => args.run(context).await,
+            NodeCommand::Stop(args) => args.run(context).await,
+            NodeCommand::Install(args) => args.run(context).await,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `infinit node run`.
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueHint};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::context::Context;
+use crate::cli::terminal::Stop;
+use crate::cli::value;
+use crate::daemon::offline::{self, RunOptions, SiloSpec};
+
+/// Run this machine's node in the foreground until it is told to stop
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    options: NodeOptions,
+}
+
+/// How to run a node. What is left out is as it was last time.
+#[derive(Clone, Debug, Args)]
+pub struct NodeOptions {
+    /// Store blocks in this directory, up to this capacity; may be given several times [default: silo/ in the home]
+    #[arg(long, value_name = "PATH[:CAPACITY]", value_parser = value::silo, value_hint = ValueHint::DirPath)]
+    pub silo: Vec<SiloSpec>,
+    /// Listen on this address; port 0 picks a free port once and keeps it
+    #[arg(long, value_name = "IP:PORT", value_parser = value::socket_address)]
+    pub listen: Option<SocketAddr>,
+    /// Tell the others to reach this node at this address
+    #[arg(long, value_name = "IP:PORT", value_parser = value::socket_address)]
+    pub advertise: Option<SocketAddr>,
+    /// Say what this node fails together with, as a rack or a room; copies are spread over zones
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Do not look for peers on the local network by multicast
+    #[arg(long)]
+    pub no_mdns: bool,
+}
+
+impl RunArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
+        let NodeOptions { silo, listen, advertise, zone, no_mdns } = self.options;
+        start_log(context);
+        let options = RunOptions { silos: silo, listen, advertise, zone, mdns: !no_mdns };
+        Ok(offline::run(&context.place()?, options).await?)
+    }
+}
+
+/// The log goes to stderr, where systemd's journal and a person both find it. `INFINIT_LOG` says in tracing's filter
+/// language what is logged; without it, `-q` and `-v` do.
+fn start_log(context: &Context) {
+    let level = match (context.terminal.is_quiet(), context.terminal.verbose()) {
+        (true, _) => "warn",
+        (false, 0) => "infinit=info,warn",
+        (false, 1) => "infinit=debug,info",
+        (false, _) => "trace",
+    };
+    let filter = EnvFilter::try_from_env("INFINIT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(context.terminal.colored_err())
+        .with_target(context.terminal.verbose() > 0);
+    // A second initialization in one process would fail; there is none, and a lost log is no reason not to run.
+    let _ = log.try_init();
+}

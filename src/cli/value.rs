@@ -1,0 +1,146 @@
+//! How the values of arguments are read. Each parser refuses early, with the hint that mends it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::base::error::{Fault, Result};
+use crate::base::units::{Size, Span};
+use crate::daemon::api::{self, NbdAddress};
+use crate::daemon::offline::SiloSpec;
+
+/// The name of a volume.
+pub fn volume_name(text: &str) -> Result<String> {
+    api::check_name("volume", text).map(|()| text.to_owned())
+}
+
+/// The name of a network.
+pub fn network_name(text: &str) -> Result<String> {
+    api::check_name("network", text).map(|()| text.to_owned())
+}
+
+/// The size of a volume.
+pub fn volume_size(text: &str) -> Result<Size> {
+    let size = size(text)?;
+    api::check_volume_size(size).map(|()| size)
+}
+
+/// An odd number of copies.
+pub fn replicas(text: &str) -> Result<u8> {
+    let replicas = text
+        .parse::<u8>()
+        .map_err(|_| Fault::usage(format!("'{text}' is no number of copies")).hint("use 3, or 1 for a single copy"))?;
+    api::check_replicas(replicas).map(|()| replicas)
+}
+
+/// The term of a lease.
+pub fn lease(text: &str) -> Result<Span> {
+    let span = span(text)?;
+    api::check_lease_ms(millis(span)).map(|()| span)
+}
+
+/// A length of time that is not zero.
+pub fn positive_span(text: &str) -> Result<Span> {
+    let span = span(text)?;
+    if span.0.is_zero() {
+        return Err(Fault::usage("no time at all").hint("write one like 30s"));
+    }
+    Ok(span)
+}
+
+/// A length of time.
+pub fn span(text: &str) -> Result<Span> {
+    text.parse().map_err(with_hint)
+}
+
+/// Whole milliseconds, as the API has them.
+pub fn millis(span: Span) -> u64 {
+    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An address to listen on or to be reached at. Names are never resolved.
+pub fn socket_address(text: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| {
+        Fault::usage(format!("'{text}' is no IP:PORT"))
+            .hint("write an address like 192.0.2.7:7000; names are not resolved, and port 0 picks a free one")
+    })
+}
+
+/// Where to serve NBD, a relative path made absolute, because the daemon has another working directory.
+pub fn nbd_address(text: &str) -> Result<NbdAddress> {
+    match text.parse()? {
+        NbdAddress::Unix(path) => {
+            let path = crate::cli::context::absolute(&path)?;
+            format!("unix:{}", path.display()).parse()
+        }
+        tcp => Ok(tcp),
+    }
+}
+
+/// `PATH` or `PATH:CAPACITY`. What follows the last colon is a capacity if it begins with a digit.
+pub fn silo(text: &str) -> Result<SiloSpec> {
+    let (path, capacity) = match text.rsplit_once(':') {
+        Some((path, tail)) if tail.starts_with(|c: char| c.is_ascii_digit()) => (path, Some(size(tail)?)),
+        Some((_, "")) => {
+            return Err(
+                Fault::usage("nothing follows the colon").hint("write PATH or PATH:CAPACITY, like /data:500GiB")
+            );
+        }
+        _ => (text, None),
+    };
+    if path.is_empty() {
+        return Err(Fault::usage("the silo's path is empty").hint("write PATH or PATH:CAPACITY, like /data:500GiB"));
+    }
+    if capacity == Some(Size(0)) {
+        return Err(
+            Fault::usage("a silo of 0 bytes holds nothing").hint("leave the capacity out to use the whole disk")
+        );
+    }
+    Ok(SiloSpec { path: crate::cli::context::absolute(&PathBuf::from(path))?, capacity })
+}
+
+fn size(text: &str) -> Result<Size> {
+    text.parse().map_err(with_hint)
+}
+
+/// Units say what is wrong and, after a colon, what to write instead.
+fn with_hint(text: String) -> Fault {
+    match text.split_once(": ") {
+        Some((message, hint)) => Fault::usage(message).hint(hint),
+        None => Fault::usage(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silo_is_a_path_with_or_without_a_capacity() {
+        let spec = |path: &str, capacity| SiloSpec { path: path.into(), capacity };
+        assert_eq!(silo("/data"), Ok(spec("/data", None)));
+        assert_eq!(silo("/data:500GiB"), Ok(spec("/data", Some(Size(500 << 30)))));
+        assert_eq!(silo("/a:b"), Ok(spec("/a:b", None)));
+        assert!(silo("data").unwrap().path.is_absolute());
+        for text in ["", ":1GiB", "/data:", "/data:5", "/data:0B"] {
+            let fault = silo(text).unwrap_err();
+            assert!(fault.hint.is_some(), "{text}: {fault}");
+        }
+    }
+
+    #[test]
+    fn units_give_their_hint_apart() {
+        let fault = volume_size("20").unwrap_err();
+        assert_eq!(fault.message, "a size needs a unit");
+        assert_eq!(fault.hint.as_deref(), Some("did you mean 20GiB or 20MiB?"));
+        assert!(positive_span("0s").is_err());
+        assert!(lease("100ms").is_err());
+        assert_eq!(millis(lease("5s").unwrap()), 5000);
+    }
+
+    #[test]
+    fn names_are_not_resolved() {
+        assert!(socket_address("127.0.0.1:0").is_ok());
+        assert!(socket_address("[::1]:7000").is_ok());
+        assert!(socket_address("localhost:7000").unwrap_err().hint.unwrap().contains("not resolved"));
+    }
+}

@@ -1,0 +1,39 @@
+//! `infinit volume list`.
+
+use clap::Args;
+
+use crate::base::units::Size;
+use crate::cli::context::Context;
+use crate::cli::table::{Grid, Toned, optional, plain};
+use crate::cli::terminal::{Stop, Terminal};
+use crate::daemon::api::Volume;
+
+/// List the volumes of the network
+#[derive(Debug, Args)]
+pub struct ListArgs {}
+
+impl ListArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
+        let volumes: Vec<Volume> = context.daemon().await?.get("/v1/volumes").await?;
+        if volumes.is_empty() {
+            context.terminal.hint("there is none yet: infinit volume create NAME --size 20GiB");
+        }
+        context.terminal.show(&volumes, || table(&context.terminal, &volumes))
+    }
+}
+
+/// The volumes, a row each.
+pub fn table(terminal: &Terminal, volumes: &[Volume]) -> String {
+    let mut grid = Grid::new(terminal, &["VOLUME", "SIZE", "USED", "COPIES", "STATE", "ATTACHED TO"]);
+    for volume in volumes {
+        grid.row(vec![
+            plain(&volume.name),
+            plain(Size(volume.size_bytes).to_string()),
+            optional(volume.used_bytes.map(|bytes| Size(bytes).to_string())),
+            plain(volume.replicas.to_string()),
+            volume.state.cell(),
+            optional(volume.attachment.as_ref().map(|attachment| attachment.node.name.clone())),
+        ]);
+    }
+    grid.finish()
+}

@@ -1,0 +1,76 @@
+//! `infinit volume status`.
+
+use clap::Args;
+
+use crate::base::units::{Size, Span};
+use crate::cli::context::Context;
+use crate::cli::table::{Grid, Tone, Toned, optional, plain};
+use crate::cli::terminal::{Stop, Terminal};
+use crate::cli::value;
+use crate::daemon::api::{Replica, VolumeStatus};
+
+/// Show how a volume stands: where it is attached, its copies, what would mend it
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show the volume of this name
+    #[arg(value_name = "NAME", value_parser = value::volume_name)]
+    name: String,
+}
+
+impl StatusArgs {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
+        let status: VolumeStatus = context.daemon().await?.get(&super::route(&self.name, "")).await?;
+        context
+            .terminal
+            .show(&status, || format!("{}\n{}", facts(&context.terminal, &status), slots(&context.terminal, &status)))
+    }
+}
+
+fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
+    let volume = &status.volume;
+    let mut grid = Grid::bare(terminal);
+    grid.fact("volume", volume.name.clone());
+    grid.fact("id", volume.id.to_string());
+    grid.row(vec![("state".to_owned(), Tone::Faint), volume.state.cell()]);
+    grid.fact("because", volume.reason.clone());
+    grid.fact("to mend it", volume.mend.clone());
+    grid.fact("size", Size(volume.size_bytes).to_string());
+    grid.fact("used", volume.used_bytes.map(|bytes| Size(bytes).to_string()));
+    grid.fact("copies", volume.replicas.to_string());
+    grid.fact("durability", volume.durability.to_string());
+    grid.fact("lease", Span(std::time::Duration::from_millis(volume.lease_ms)).to_string());
+    grid.fact("created", volume.created_at.clone());
+    if let Some(attachment) = &volume.attachment {
+        let place = format!("{} since {}, epoch {}", attachment.node.name, attachment.since, attachment.epoch);
+        grid.fact("attached to", place);
+        grid.fact("served at", attachment.nbd_uri.clone().unwrap_or_else(|| "the export is closed".to_owned()));
+    }
+    grid.finish()
+}
+
+fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
+    let mut grid = Grid::new(terminal, &["SLOT", "STATE", "NODE", "SILO", "COPY", "BEHIND", "REASON"]);
+    for slot in &status.slots {
+        for (index, replica) in slot.replicas.iter().enumerate() {
+            // The slot's own cells stand in its first row only.
+            let first = index == 0;
+            let blank = || plain("");
+            grid.row(vec![
+                if first { plain(slot.slot.to_string()) } else { blank() },
+                if first { slot.state.cell() } else { blank() },
+                plain(&replica.node.name),
+                plain(replica.silo.short()),
+                replica.state.cell(),
+                optional(behind(replica)),
+                if first { optional(slot.reason.clone()) } else { blank() },
+            ]);
+        }
+    }
+    grid.finish()
+}
+
+fn behind(replica: &Replica) -> Option<String> {
+    let Replica { behind_bytes, behind_writes, .. } = *replica;
+    let writes = if behind_writes == 1 { "write" } else { "writes" };
+    (behind_bytes > 0 || behind_writes > 0).then(|| format!("{}, {behind_writes} {writes}", Size(behind_bytes)))
+}

@@ -1,0 +1,249 @@
+//! Who votes. The leader keeps the group's membership as the cluster state wants it: every member of the network is
+//! told (a learner), and some of those that hold data vote.
+//!
+//! [`plan`] is pure: one step at a time from what is to what should be. The loop around it runs on every member and
+//! acts on the leader, woken by changes of the state and of the leader's knowledge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ChangeMembers, Instant};
+use tokio::sync::watch;
+
+use crate::base::id::NodeId;
+use crate::cluster::consensus::machine::Machine;
+use crate::cluster::consensus::types::{Metrics, Types};
+use crate::cluster::state::ClusterState;
+
+/// A learner this many entries behind the leader's commit may become a voter: it is there in a heartbeat or two.
+const BEHIND_MAX: u64 = 64;
+/// How long one change of the membership may take before the loop looks again.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// Between two tries after a failed one: the reason (an earlier change under way) takes a round trip or two.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// How many voters a network has with so many nodes that hold data. Two voters would be worse than one: both are
+/// needed.
+fn voters_wanted(data_nodes: usize) -> usize {
+    match data_nodes {
+        0..=2 => 1,
+        _ => 3,
+    }
+}
+
+/// What the leader knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub leader: NodeId,
+    /// The set that votes; two while it changes, the newer one last.
+    pub configs: Vec<BTreeSet<NodeId>>,
+    pub nodes: BTreeSet<NodeId>,
+    /// Members that answered lately and have nearly all of the log.
+    pub ready: BTreeSet<NodeId>,
+}
+
+/// One step of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// These are told from now on.
+    Tell(BTreeSet<NodeId>),
+    /// These are told no more.
+    Forget(BTreeSet<NodeId>),
+    /// These vote from now on.
+    Vote(BTreeSet<NodeId>),
+}
+
+/// The next step, if there is anything to do.
+pub(super) fn plan(state: &ClusterState, view: &View) -> Option<Step> {
+    let voters = view.configs.last()?;
+    if view.configs.len() > 1 {
+        // An earlier leader did not finish.
+        return Some(Step::Vote(voters.clone()));
+    }
+    let new: BTreeSet<_> = state.members.keys().filter(|node| !view.nodes.contains(node)).copied().collect();
+    if !new.is_empty() {
+        return Some(Step::Tell(new));
+    }
+    let next = next_voters(state, view, voters);
+    if !next.is_empty() && next != *voters {
+        return Some(Step::Vote(next));
+    }
+    let gone = |node: &NodeId| !state.members.contains_key(node) && !voters.contains(node);
+    let gone: BTreeSet<_> = view.nodes.iter().copied().filter(gone).collect();
+    if gone.is_empty() { None } else { Some(Step::Forget(gone)) }
+}
+
+/// Keeps the voters there are, and adds the longest-standing ready nodes, those in other zones first. Grows to the full
+/// number or not at all: half-way, more voters stand less, not more.
+fn next_voters(state: &ClusterState, view: &View, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let may_vote = |node: &NodeId| state.members.get(node).is_some_and(|member| member.role.holds_data());
+    let wanted = voters_wanted(state.members.values().filter(|member| member.role.holds_data()).count());
+    let kept: BTreeSet<_> = voters.iter().copied().filter(may_vote).collect();
+    if kept.len() >= wanted {
+        // The leader stays if it may, then those that are ready.
+        let mut order: Vec<_> = kept.into_iter().collect();
+        order.sort_by_key(|node| (*node != view.leader, !view.ready.contains(node), *node));
+        return order.into_iter().take(wanted).collect();
+    }
+    let mut next = kept.clone();
+    while next.len() < wanted {
+        let zone = |node: &NodeId| state.members.get(node).and_then(|member| member.zone.as_deref());
+        let zones: BTreeSet<_> = next.iter().filter_map(zone).collect();
+        let free = view.ready.iter().filter(|node| may_vote(node) && !next.contains(node));
+        let best = free.min_by_key(|node| {
+            let repeated = zone(node).is_some_and(|zone| zones.contains(zone));
+            (repeated, state.members.get(node).map(|member| member.joined_at), **node)
+        });
+        match best.copied() {
+            Some(node) => next.insert(node),
+            None if kept.len() == voters.len() => return kept,
+            None => break,
+        };
+    }
+    next
+}
+
+/// What the leader knows now; `None` on any other member.
+fn view(metrics: &Metrics, stale: Duration) -> Option<View> {
+    if !metrics.state.is_leader() {
+        return None;
+    }
+    let committed = metrics.local_committed.map_or(0, |id| id.index);
+    let replication = metrics.replication.as_ref()?;
+    let heartbeat = metrics.heartbeat.as_ref()?;
+    let caught_up = |node: &NodeId| {
+        let matched = replication.get(node).copied().flatten();
+        matched.is_some_and(|id| id.index + BEHIND_MAX >= committed)
+    };
+    let answers = |node: &NodeId| {
+        let acked = heartbeat.get(node).copied().flatten();
+        acked.is_some_and(|at| at.elapsed() <= stale)
+    };
+    let membership = metrics.membership_config.membership();
+    let nodes: BTreeSet<_> = membership.nodes().map(|(node, ())| *node).collect();
+    let ready = nodes.iter().copied().filter(|node| *node == metrics.id || caught_up(node) && answers(node)).collect();
+    Some(View { leader: metrics.id, configs: membership.get_joint_config().clone(), nodes, ready })
+}
+
+/// Runs for as long as the group does.
+pub(super) async fn keep(
+    raft: openraft::Raft<Types, Machine>,
+    mut state: watch::Receiver<Arc<ClusterState>>,
+    stale: Duration,
+) {
+    let mut metrics = raft.metrics();
+    loop {
+        let view = view(&metrics.borrow_watched(), stale);
+        let step = view.and_then(|view| plan(&state.borrow_and_update(), &view));
+        if let Some(step) = step {
+            tracing::debug!(?step, "the cluster group changes its members");
+            let map = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| (*node, ())).collect::<BTreeMap<_, _>>();
+            let change = match &step {
+                Step::Tell(nodes) => ChangeMembers::AddNodes(map(nodes)),
+                Step::Forget(nodes) => ChangeMembers::RemoveNodes(nodes.clone()),
+                Step::Vote(nodes) => ChangeMembers::ReplaceAllVoters(nodes.clone()),
+            };
+            match tokio::time::timeout(CHANGE_LIMIT, raft.change_membership(change, true)).await {
+                Ok(Ok(_)) => continue,
+                Ok(Err(error)) => tracing::debug!(?step, %error, "the change is put off"),
+                Err(_) => tracing::debug!(?step, "the change takes long"),
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = state.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::state::member::{Member, Role};
+
+    fn node(index: u8) -> NodeId {
+        NodeId([index; 32])
+    }
+
+    fn nodes<const N: usize>(indices: [u8; N]) -> BTreeSet<NodeId> {
+        indices.map(node).into()
+    }
+
+    fn state(members: &[(u8, Role, Option<&str>)]) -> ClusterState {
+        let member = |index: u8, role, zone: Option<&str>| Member {
+            name: format!("host-{index}"),
+            role,
+            passport: vec![],
+            data_addresses: vec![],
+            discovery_addresses: vec![],
+            zone: zone.map(str::to_owned),
+            joined_at: u64::from(index),
+            invitation: None,
+        };
+        let members = members.iter().map(|(index, role, zone)| (node(*index), member(*index, *role, *zone))).collect();
+        ClusterState { members, ..ClusterState::default() }
+    }
+
+    fn view(voters: BTreeSet<NodeId>, all: BTreeSet<NodeId>) -> View {
+        View { leader: node(0), configs: vec![voters], ready: all.clone(), nodes: all }
+    }
+
+    const PLAIN: [(u8, Role, Option<&str>); 4] =
+        [(0, Role::Admin, None), (1, Role::Client, None), (2, Role::Storage, None), (3, Role::Storage, None)];
+
+    #[test]
+    fn members_are_told_first_and_vote_when_the_third_is_ready() {
+        let founded = state(&PLAIN[..1]);
+        assert_eq!(plan(&founded, &view(nodes([0]), nodes([0]))), None);
+        let all = state(&PLAIN);
+        assert_eq!(plan(&all, &view(nodes([0]), nodes([0]))), Some(Step::Tell(nodes([1, 2, 3]))));
+        let mut known = view(nodes([0]), nodes([0, 1, 2, 3]));
+        assert_eq!(plan(&all, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+        known.ready = nodes([0, 1, 2]);
+        assert_eq!(plan(&all, &known), None);
+        assert_eq!(plan(&state(&PLAIN[..3]), &view(nodes([0]), nodes([0, 1, 2]))), None);
+        assert_eq!(plan(&all, &view(nodes([0, 2, 3]), nodes([0, 1, 2, 3]))), None);
+    }
+
+    #[test]
+    fn a_change_that_was_interrupted_is_finished() {
+        let mut half = view(nodes([0]), nodes([0, 1, 2, 3]));
+        half.configs.push(nodes([0, 2, 3]));
+        assert_eq!(plan(&state(&PLAIN), &half), Some(Step::Vote(nodes([0, 2, 3]))));
+    }
+
+    #[test]
+    fn voters_lie_in_several_zones_if_they_can() {
+        let zones = state(&[
+            (0, Role::Storage, Some("a")),
+            (1, Role::Storage, Some("a")),
+            (2, Role::Storage, Some("b")),
+            (3, Role::Storage, Some("b")),
+            (4, Role::Storage, Some("c")),
+        ]);
+        let known = view(nodes([0]), nodes([0, 1, 2, 3, 4]));
+        assert_eq!(plan(&zones, &known), Some(Step::Vote(nodes([0, 2, 4]))));
+    }
+
+    #[test]
+    fn a_voter_that_left_is_replaced_or_the_number_shrinks() {
+        let five = state(&[
+            (0, Role::Storage, None),
+            (2, Role::Storage, None),
+            (3, Role::Storage, None),
+            (4, Role::Storage, None),
+        ]);
+        let known = view(nodes([0, 1, 2]), nodes([0, 1, 2, 3, 4]));
+        assert_eq!(plan(&five, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+        let replaced = view(nodes([0, 2, 3]), nodes([0, 1, 2, 3, 4]));
+        assert_eq!(plan(&five, &replaced), Some(Step::Forget(nodes([1]))));
+        let two = state(&[(0, Role::Storage, None), (2, Role::Storage, None)]);
+        assert_eq!(plan(&two, &view(nodes([0, 1, 2]), nodes([0, 1, 2]))), Some(Step::Vote(nodes([0]))));
+        // The leader itself left.
+        let others = state(&[(1, Role::Storage, None), (2, Role::Storage, None)]);
+        assert_eq!(plan(&others, &view(nodes([0]), nodes([0, 1, 2]))), Some(Step::Vote(nodes([1]))));
+    }
+}

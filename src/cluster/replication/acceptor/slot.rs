@@ -1,0 +1,492 @@
+//! One slot on one silo.
+
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex, SlotKey};
+use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Session};
+use crate::cluster::replication::message::{
+    Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Refusal, Request, SlotNews, SlotVote,
+};
+use crate::store::slot::{SlotState, Vote};
+
+/// The state of one slot on this silo: what is durable of it, and what lasts as long as the process.
+pub struct Slot {
+    key: SlotKey,
+    state: SlotState,
+    /// `D`: everything up to here is on the disk.
+    durable: Seq,
+    /// Until then only the holder's own daemon may replace the promise.
+    leased_until: Option<Moment>,
+    lease: Duration,
+    /// Highest number somebody waits for to be durable.
+    sync_wanted: Seq,
+    /// How far the stream had come when the sync began that is running; none once the history is another, whose
+    /// numbers that sync says nothing about.
+    syncing: Option<Seq>,
+    catching_up: Option<CatchingUp>,
+    /// The writer's connection: where acknowledgements go.
+    session: Session,
+    /// `sent` of the last frame accepted.
+    sent: u64,
+    /// A gap was reported and nothing accepted since.
+    gap_reported: bool,
+    /// The last attempt to catch up in this epoch: messages of earlier ones are refused.
+    attempt: u64,
+}
+
+/// Versions are arriving out of prefix; lost at a restart, which starts the transfer again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CatchingUp {
+    attempt: u64,
+    base: Seq,
+    /// The stream's place: the last live record applied, from `floor` on.
+    live: Seq,
+    /// The last parcel taken.
+    cursor: Option<u64>,
+    /// The highest floor a listing was read at: the stream must have come so far before the epoch is adopted.
+    needs: Seq,
+}
+
+impl Slot {
+    /// The slot as the store recovered it. Opening made the whole tail durable, so `D = S`. A lease that an earlier
+    /// opening granted may still run: the longest ever granted is waited out (rule 9).
+    pub fn recovered(key: SlotKey, state: SlotState, now: Moment) -> Self {
+        let waits = state.holder.is_some().then(|| now + Duration::from_millis(state.lease_ms_max));
+        Self {
+            key,
+            durable: state.vote().applied,
+            leased_until: waits,
+            lease: Duration::from_millis(state.lease_ms_max),
+            sync_wanted: Seq::ZERO,
+            syncing: None,
+            catching_up: None,
+            session: 0,
+            sent: 0,
+            gap_reported: false,
+            attempt: 0,
+            state,
+        }
+    }
+
+    pub fn state(&self) -> &SlotState {
+        &self.state
+    }
+
+    pub fn promise(&self) -> Epoch {
+        self.state.promise
+    }
+
+    /// The last record of the stream that is applied.
+    pub fn applied(&self) -> Seq {
+        self.catching_up.map_or(self.state.applied, |c| c.live)
+    }
+
+    pub fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    pub fn wants_sync(&self) -> bool {
+        self.sync_wanted > self.durable && self.applied() > self.durable
+    }
+
+    /// A sync begins; it covers everything applied up to the number returned.
+    pub fn begin_sync(&mut self) -> Seq {
+        let mark = self.applied();
+        self.syncing = Some(mark);
+        mark
+    }
+
+    /// The sync that began at `mark` succeeded.
+    pub fn synced(&mut self, mark: Seq) {
+        if let Some(reach) = self.syncing.take() {
+            self.durable = self.durable.max(reach.min(mark));
+        }
+    }
+
+    /// Why this promotion is refused, if it is.
+    pub fn objection(&self, now: Moment, ask: &Promotion, config: ConfigNumber) -> Option<Refusal> {
+        let state = &self.state;
+        if config < state.config {
+            return Some(Refusal::Configuration { current: state.config });
+        }
+        let same = ask.epoch == state.promise && state.holder == Some(ask.holder);
+        if ask.epoch < state.promise || (ask.epoch == state.promise && !same) {
+            return Some(Refusal::Fenced { promise: state.promise });
+        }
+        let own = ask.own_dead && state.holder == Some(ask.holder);
+        if same || own {
+            return None;
+        }
+        let until = self.leased_until.filter(|until| *until > now)?;
+        let remaining_ms = until.since(now).as_millis() as u64 + 1;
+        Some(Refusal::Leased { epoch: state.promise, remaining_ms })
+    }
+
+    /// Takes the promise, and says what must be durable before the vote is told. A higher epoch ends a catching-up
+    /// that was under way: the slot goes back to its last complete history, which is what it votes with (rule 13).
+    pub fn promise_epoch(
+        &mut self,
+        now: Moment,
+        session: Session,
+        ask: &Promotion,
+        config: ConfigNumber,
+    ) -> Option<(SlotState, Change)> {
+        self.session = session;
+        self.sent = ask.sent;
+        self.lease = Duration::from_millis(u64::from(ask.lease_ms));
+        self.leased_until = Some(now + self.lease);
+        self.gap_reported = false;
+        let before = self.state.clone();
+        let mut change = Change::Keep;
+        if ask.epoch > self.state.promise {
+            change = self.revert();
+            self.attempt = 0;
+        }
+        self.state.promise = ask.epoch;
+        self.state.holder = Some(ask.holder);
+        self.state.config = config;
+        self.state.lease_ms_max = self.state.lease_ms_max.max(u64::from(ask.lease_ms));
+        (self.state != before || change != Change::Keep).then(|| (self.state.clone(), change))
+    }
+
+    /// Back to the last complete history, if versions out of prefix were stored.
+    fn revert(&mut self) -> Change {
+        self.catching_up = None;
+        let Some(vote) = self.state.incomplete.take() else { return Change::Keep };
+        self.state.adopted = vote.adopted;
+        self.state.applied = vote.applied;
+        self.state.committed = self.state.committed.min(vote.applied);
+        // The host syncs before it reverts, so everything that is left is durable.
+        self.durable = vote.applied;
+        self.forget_syncs();
+        Change::Revert { vote }
+    }
+
+    /// What this silo reports of the slot, once the promise is durable.
+    pub fn vote(&self, opening: &Opening) -> SlotVote {
+        SlotVote {
+            slot: self.key.slot,
+            vote: self.state.vote(),
+            incomplete: self.state.incomplete.is_some(),
+            durable: self.durable,
+            committed: self.state.committed,
+            kept_cache: self.state.adopted_boot == opening.boot && !opening.fsync_failed,
+            peers: self.state.peers.clone(),
+        }
+    }
+
+    /// Ends the epoch's lease; the state to persist, if it was this epoch's.
+    pub fn release(&mut self, epoch: Epoch) -> Option<SlotState> {
+        if self.state.promise != epoch || self.state.holder.is_none() {
+            return None;
+        }
+        self.leased_until = None;
+        self.state.holder = None;
+        Some(self.state.clone())
+    }
+
+    /// One record of the stream (rule 1): taken only if it follows on what is applied.
+    pub fn append(
+        &mut self,
+        now: Moment,
+        session: Session,
+        append: Append,
+        opening: &Opening,
+        takes_writes: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let epoch = append.epoch;
+        if let Some(reason) = self.frame_objection(epoch, append.incarnation, opening) {
+            out.push(self.refuse(session, opening, epoch, reason));
+            return;
+        }
+        if append.config != self.state.config {
+            let reason = Refusal::Configuration { current: self.state.config };
+            out.push(self.refuse(session, opening, epoch, reason));
+            return;
+        }
+        if !self.follows(epoch) {
+            out.push(self.refuse(session, opening, epoch, Refusal::OutOfStep));
+            return;
+        }
+        self.session = session;
+        let seq = append.record.header.stamp.seq;
+        if seq > self.applied() && append.previous != self.applied() {
+            if !self.gap_reported {
+                self.gap_reported = true;
+                let applied = self.applied();
+                let gap = Answer::Gap { slot: self.key.slot, epoch, incarnation: opening.incarnation, applied };
+                out.push(self.reply(session, opening, gap));
+            }
+            return;
+        }
+        self.gap_reported = false;
+        self.renew(now, append.sent);
+        if append.sync {
+            self.sync_wanted = self.sync_wanted.max(seq);
+        }
+        if seq > self.applied() {
+            match &mut self.catching_up {
+                Some(catching_up) => catching_up.live = seq,
+                None => self.state.applied = seq,
+            }
+            out.push(Effect::Append(append.record));
+        }
+        self.learn_committed(append.committed, out);
+        if self.wants_sync() {
+            out.push(Effect::Sync);
+        }
+        out.push(self.ack(opening, takes_writes));
+    }
+
+    /// The lease and what the writer knows of the slot's silos.
+    #[allow(clippy::too_many_arguments)]
+    pub fn heartbeat(
+        &mut self,
+        now: Moment,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        sent: u64,
+        news: SlotNews,
+        opening: &Opening,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.frame_objection(epoch, incarnation, opening).is_some() {
+            return;
+        }
+        self.renew(now, sent);
+        if self.follows(epoch) {
+            self.learn_committed(news.committed, out);
+        }
+        if news.silos != self.state.peers {
+            self.state.peers.clone_from(&news.silos);
+            out.push(Effect::Peers(self.key, news.silos));
+        }
+    }
+
+    /// The requests of recovery and catching up.
+    pub fn request(
+        &mut self,
+        session: Session,
+        request: Request,
+        opening: &Opening,
+        takes_writes: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let (epoch, incarnation) = match &request {
+            Request::Sync { epoch, incarnation, .. }
+            | Request::AdoptAsIs { epoch, incarnation, .. }
+            | Request::CatchUp { epoch, incarnation, .. }
+            | Request::Transfer { epoch, incarnation, .. }
+            | Request::Adopt { epoch, incarnation, .. } => (*epoch, *incarnation),
+            _ => return,
+        };
+        if let Some(reason) = self.frame_objection(epoch, incarnation, opening) {
+            out.push(self.refuse(session, opening, epoch, reason));
+            return;
+        }
+        self.session = session;
+        let taken = match request {
+            Request::Sync { upto, .. } => self.sync(upto, opening, takes_writes, out),
+            Request::AdoptAsIs { attempt, expected, .. } => self.adopt_as_is(epoch, attempt, expected, opening, out),
+            Request::CatchUp { attempt, base, floor, .. } => self.catch_up(epoch, attempt, base, floor, out),
+            Request::Transfer { attempt, cursor, parcel, .. } => self.transfer(attempt, cursor, parcel, opening, out),
+            Request::Adopt { attempt, .. } => self.adopt(epoch, attempt, opening, out),
+            _ => return,
+        };
+        if !taken {
+            out.push(self.refuse(session, opening, epoch, Refusal::OutOfStep));
+        }
+    }
+
+    fn sync(&mut self, upto: Seq, opening: &Opening, takes_writes: bool, out: &mut Vec<Effect>) -> bool {
+        if upto <= self.durable {
+            out.push(self.ack(opening, takes_writes));
+            return true;
+        }
+        self.sync_wanted = self.sync_wanted.max(upto);
+        if self.wants_sync() {
+            out.push(Effect::Sync);
+        }
+        true
+    }
+
+    fn adopt_as_is(
+        &mut self,
+        epoch: Epoch,
+        attempt: u64,
+        expected: Vote,
+        opening: &Opening,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if self.state.incomplete.is_some() {
+            return false;
+        }
+        if self.state.adopted != epoch {
+            if self.state.vote() != expected {
+                return false;
+            }
+            self.commit_adoption(epoch, Change::Keep, opening, out);
+        }
+        out.push(self.adopted(attempt, opening));
+        true
+    }
+
+    /// Persists "incomplete" before anything out of prefix is stored (rule 13).
+    fn catch_up(&mut self, epoch: Epoch, attempt: u64, base: Seq, floor: Seq, out: &mut Vec<Effect>) -> bool {
+        let again = self.catching_up.is_some_and(|c| c.attempt == attempt);
+        if !again {
+            if attempt <= self.attempt {
+                return false;
+            }
+            self.attempt = attempt;
+            out.push(Effect::DropStaging(self.key));
+            if self.state.incomplete.is_some() {
+                out.push(Effect::SyncNow);
+                let change = self.revert();
+                out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
+            }
+            self.state.incomplete = Some(self.state.vote());
+            self.forget_syncs();
+            self.catching_up = Some(CatchingUp { attempt, base, live: floor, cursor: None, needs: floor });
+            out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Keep)]));
+        }
+        self.gap_reported = false;
+        out.push(Effect::ReplyChanged { session: self.session, key: self.key, epoch, attempt, base });
+        true
+    }
+
+    fn transfer(
+        &mut self,
+        attempt: u64,
+        cursor: u64,
+        parcel: Parcel,
+        opening: &Opening,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(catching_up) = self.catching_up.as_mut().filter(|c| c.attempt == attempt) else { return false };
+        let known = catching_up.cursor.is_some_and(|last| cursor <= last);
+        if !known {
+            let Some(records) = parcel.split(self.key) else { return false };
+            for listing in &parcel.listings {
+                catching_up.needs = catching_up.needs.max(listing.floor);
+            }
+            catching_up.cursor = Some(cursor);
+            out.extend(records.into_iter().map(Effect::Append));
+            out.extend(parcel.listings.iter().map(|listing| Effect::Stage(self.key, *listing)));
+        }
+        let (slot, epoch) = (self.key.slot, self.state.promise);
+        let answer = Answer::Transferred { slot, epoch, incarnation: opening.incarnation, attempt, cursor };
+        out.push(self.reply(self.session, opening, answer));
+        true
+    }
+
+    fn adopt(&mut self, epoch: Epoch, attempt: u64, opening: &Opening, out: &mut Vec<Effect>) -> bool {
+        let done = self.state.adopted == epoch && self.state.incomplete.is_none() && self.attempt == attempt;
+        if done {
+            out.push(self.adopted(attempt, opening));
+            return true;
+        }
+        let Some(catching_up) = self.catching_up.filter(|c| c.attempt == attempt) else { return false };
+        if catching_up.live < catching_up.needs {
+            return false;
+        }
+        self.state.applied = catching_up.live;
+        self.commit_adoption(epoch, Change::Adopt { base: catching_up.base }, opening, out);
+        out.push(self.adopted(attempt, opening));
+        true
+    }
+
+    /// One fsynced commit, with the data synced before it (rule 12).
+    fn commit_adoption(&mut self, epoch: Epoch, change: Change, opening: &Opening, out: &mut Vec<Effect>) {
+        self.catching_up = None;
+        self.state.incomplete = None;
+        self.state.adopted = epoch;
+        self.state.adopted_boot = opening.boot;
+        self.durable = self.state.applied;
+        self.forget_syncs();
+        out.push(Effect::SyncNow);
+        out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
+    }
+
+    /// The numbers that somebody waits for, or that a sync is running for, are another history's.
+    fn forget_syncs(&mut self) {
+        self.sync_wanted = Seq::ZERO;
+        self.syncing = None;
+    }
+
+    /// Why a read of this epoch and floor is not served here (rule 7).
+    pub fn read_objection(&self, epoch: Epoch, floor: Seq) -> Option<ReadRefusal> {
+        if epoch < self.state.promise {
+            return Some(ReadRefusal::Fenced { promise: self.state.promise });
+        }
+        let serves = epoch == self.state.promise
+            && self.state.adopted == epoch
+            && self.state.incomplete.is_none()
+            && self.state.applied >= floor;
+        (!serves).then_some(ReadRefusal::Behind)
+    }
+
+    /// How far the stream has come here.
+    pub fn ack(&self, opening: &Opening, takes_writes: bool) -> Effect {
+        let ack = Ack {
+            silo: opening.silo,
+            key: self.key,
+            epoch: self.state.promise,
+            incarnation: opening.incarnation,
+            applied: self.applied(),
+            durable: self.durable.min(self.applied()),
+            takes_writes,
+            sent: self.sent,
+        };
+        Effect::Reply(self.session, FromSilo::Ack(ack))
+    }
+
+    fn follows(&self, epoch: Epoch) -> bool {
+        self.catching_up.is_some() || (self.state.adopted == epoch && self.state.incomplete.is_none())
+    }
+
+    fn frame_objection(&self, epoch: Epoch, incarnation: Incarnation, opening: &Opening) -> Option<Refusal> {
+        if epoch < self.state.promise {
+            return Some(Refusal::Fenced { promise: self.state.promise });
+        }
+        if incarnation != opening.incarnation {
+            return Some(Refusal::Incarnation { current: opening.incarnation });
+        }
+        (epoch > self.state.promise).then_some(Refusal::OutOfStep)
+    }
+
+    fn renew(&mut self, now: Moment, sent: u64) {
+        // A released lease is over, even if a frame sent before the release arrives after it.
+        if self.state.holder.is_some() {
+            self.sent = self.sent.max(sent);
+            self.leased_until = Some(now + self.lease);
+        }
+    }
+
+    /// The committed number rises only while the silo is complete: it is the point up to which this silo's own
+    /// history agrees with all others.
+    fn learn_committed(&mut self, committed: Seq, out: &mut Vec<Effect>) {
+        let committed = committed.min(self.state.applied);
+        if self.state.incomplete.is_none() && committed > self.state.committed {
+            self.state.committed = committed;
+            out.push(Effect::Committed(self.key, committed));
+        }
+    }
+
+    fn adopted(&self, attempt: u64, opening: &Opening) -> Effect {
+        let (slot, epoch, applied) = (self.key.slot, self.state.adopted, self.state.applied);
+        let answer = Answer::Adopted { slot, epoch, incarnation: opening.incarnation, attempt, applied };
+        self.reply(self.session, opening, answer)
+    }
+
+    fn refuse(&self, session: Session, opening: &Opening, epoch: Epoch, reason: Refusal) -> Effect {
+        let slot: Option<SlotIndex> = Some(self.key.slot);
+        self.reply(session, opening, Answer::Refused { slot, epoch, reason })
+    }
+
+    fn reply(&self, session: Session, opening: &Opening, answer: Answer) -> Effect {
+        Effect::Reply(session, FromSilo::Rare(opening.silo, self.key.volume, answer))
+    }
+}

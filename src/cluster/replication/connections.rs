@@ -1,0 +1,206 @@
+//! A writer's connections to its silos: one a node over the network, and none for the silos of its own node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::base::id::{NodeId, SiloId};
+use crate::cluster::replication::message::{FromSilo, ToSilo};
+use crate::cluster::replication::service::{SiloHandle, Silos};
+use crate::transport::network::{FrameSender, Network, Purpose};
+
+/// How soon a broken connection is tried again, and how late at the most.
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+const RECONNECT_AFTER_MAX: Duration = Duration::from_secs(1);
+
+/// What a writer's driver hears from its connections.
+pub enum Incoming {
+    Connected(NewConnection),
+    Disconnected { connection: u64 },
+    Message { connection: u64, message: FromSilo },
+}
+
+/// A connection to a node that stands.
+pub struct NewConnection {
+    id: u64,
+    node: NodeId,
+    sender: FrameSender,
+}
+
+enum Link {
+    Local { handle: SiloHandle, session: u64 },
+    Remote { node: NodeId },
+}
+
+struct Standing {
+    id: u64,
+    sender: FrameSender,
+}
+
+/// The connections of one writer.
+pub struct Connections {
+    node: NodeId,
+    links: BTreeMap<SiloId, Link>,
+    standing: BTreeMap<NodeId, Standing>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// The number that messages of local silos come under.
+const LOCAL: u64 = 0;
+
+impl Connections {
+    /// Starts connecting to the node of every silo; the driver hears of each connection that stands.
+    pub fn new(
+        node: NodeId,
+        nodes: &BTreeMap<SiloId, NodeId>,
+        silos: Silos,
+        network: Arc<dyn Network>,
+        incoming: mpsc::UnboundedSender<Incoming>,
+    ) -> Connections {
+        let mut links = BTreeMap::new();
+        let mut remote: Vec<NodeId> = Vec::new();
+        let mut waiting = Vec::new();
+        for (silo, at) in nodes {
+            if *at == node {
+                waiting.push(*silo);
+                continue;
+            }
+            links.insert(*silo, Link::Remote { node: *at });
+            if !remote.contains(at) {
+                remote.push(*at);
+            }
+        }
+        for silo in waiting {
+            let Some(handle) = silos.get(silo) else { continue };
+            let sink_incoming = incoming.clone();
+            let session = handle.open(Arc::new(move |message| {
+                // The driver may have ended; then nobody waits.
+                let _ = sink_incoming.send(Incoming::Message { connection: LOCAL, message });
+            }));
+            links.insert(silo, Link::Local { handle, session });
+        }
+        let next = Arc::new(std::sync::atomic::AtomicU64::new(LOCAL + 1));
+        let tasks = remote
+            .into_iter()
+            .map(|to| tokio::spawn(keep_connected(to, network.clone(), incoming.clone(), next.clone())))
+            .collect();
+        Connections { node, links, standing: BTreeMap::new(), tasks }
+    }
+
+    /// The silos of this node, reachable from the start.
+    pub fn local(&self) -> Vec<SiloId> {
+        self.links.iter().filter(|(_, link)| matches!(link, Link::Local { .. })).map(|(silo, _)| *silo).collect()
+    }
+
+    /// A connection stands: these silos can be talked to.
+    pub fn connected(&mut self, connection: NewConnection) -> Vec<SiloId> {
+        let NewConnection { id, node, sender } = connection;
+        self.standing.insert(node, Standing { id, sender });
+        self.silos_of(node)
+    }
+
+    /// A connection broke: these silos cannot be talked to.
+    pub fn disconnected(&mut self, connection: u64) -> Vec<SiloId> {
+        let Some(node) = self.standing.iter().find(|(_, standing)| standing.id == connection).map(|(node, _)| *node)
+        else {
+            return Vec::new();
+        };
+        self.standing.remove(&node);
+        self.silos_of(node)
+    }
+
+    /// Whether a message that came on this connection is of the silo's present one.
+    pub fn is_current(&self, connection: u64, silo: SiloId) -> bool {
+        match self.links.get(&silo) {
+            Some(Link::Local { .. }) => connection == LOCAL,
+            Some(Link::Remote { node }) => self.standing.get(node).is_some_and(|standing| standing.id == connection),
+            None => false,
+        }
+    }
+
+    /// Sends a message. If the silo's queue is full its connection is cut: the silos that are lost with it.
+    pub fn send(&mut self, silo: SiloId, message: ToSilo) -> Vec<SiloId> {
+        match self.links.get(&silo) {
+            Some(Link::Local { handle, session }) => {
+                handle.deliver(self.node, *session, message);
+                Vec::new()
+            }
+            Some(Link::Remote { node }) => {
+                let node = *node;
+                let Some(standing) = self.standing.get(&node) else { return Vec::new() };
+                if standing.sender.send(message.encode()).is_ok() {
+                    return Vec::new();
+                }
+                // Dropping the sender closes the connection; its task makes another.
+                self.standing.remove(&node);
+                self.silos_of(node)
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn silos_of(&self, node: NodeId) -> Vec<SiloId> {
+        self.links
+            .iter()
+            .filter(|(_, link)| matches!(link, Link::Remote { node: at } if *at == node))
+            .map(|(silo, _)| *silo)
+            .collect()
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for link in self.links.values() {
+            if let Link::Local { handle, session } = link {
+                handle.close(*session);
+            }
+        }
+    }
+}
+
+/// Connects to a node, again and again, and passes on what it says.
+async fn keep_connected(
+    to: NodeId,
+    network: Arc<dyn Network>,
+    incoming: mpsc::UnboundedSender<Incoming>,
+    next: Arc<std::sync::atomic::AtomicU64>,
+) {
+    let mut wait = RECONNECT_AFTER;
+    loop {
+        match network.connect(to, Purpose::Data).await {
+            Ok(mut channel) => {
+                wait = RECONNECT_AFTER;
+                let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let connection = NewConnection { id, node: to, sender: channel.sender };
+                if incoming.send(Incoming::Connected(connection)).is_err() {
+                    return;
+                }
+                while let Some(bytes) = channel.receiver.recv().await {
+                    match FromSilo::decode(&bytes) {
+                        Ok(message) => {
+                            if incoming.send(Incoming::Message { connection: id, message }).is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) => {
+                            tracing::warn!("node {} sent something that is no message: {error}", to.short());
+                            break;
+                        }
+                    }
+                }
+                if incoming.send(Incoming::Disconnected { connection: id }).is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!("cannot reach node {}: {error}", to.short()),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RECONNECT_AFTER_MAX);
+    }
+}

@@ -1,0 +1,325 @@
+//! Carries out an acceptor's effects on a store: synchronous, so that a thread drives it in the daemon and a loop in
+//! simulation.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::base::clock::Moment;
+use crate::base::id::{Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
+use crate::base::record::Record;
+use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, Session};
+use crate::cluster::replication::message::{
+    Answer, BlockData, FromSilo, Listing, Parcel, ReadRefusal, Refusal, Request, Run, RunKind, ToSilo,
+};
+use crate::cluster::replication::writer::RETAINED_BYTES_MAX;
+use crate::store::commit::{self, SlotCommit};
+use crate::store::error::StoreError;
+use crate::store::read::Allocation;
+use crate::store::silo::Silo;
+use crate::store::staging::ExtentListing;
+
+/// The most that one answer to a delta carries: enough to keep a connection busy, little enough that writes do not
+/// wait long behind it.
+const DELTA_BYTES: usize = 512 << 10;
+
+/// What a slot may still be sent after its silo said that it takes no new writes: all that a writer remembers.
+const RESERVE_BYTES_A_SLOT: u64 = RETAINED_BYTES_MAX as u64;
+
+/// One silo's acceptor and its store.
+pub struct Keeper {
+    acceptor: Acceptor,
+    silo: Arc<Silo>,
+    batch: Vec<Record>,
+    effects: Vec<Effect>,
+}
+
+/// What a batch of messages asks of the host.
+#[derive(Default)]
+pub struct Outcome {
+    /// To send, in order.
+    pub replies: Vec<(Session, FromSilo)>,
+    /// To read and answer with [`serve`], in any order.
+    pub serves: Vec<(Session, VolumeId, Request)>,
+    /// Somebody waits for durability: start a sync unless one runs.
+    pub sync: bool,
+}
+
+impl Keeper {
+    pub fn new(silo: Arc<Silo>, boot: [u8; 16], now: Moment) -> Self {
+        let opening = Opening {
+            silo: silo.id(),
+            incarnation: silo.incarnation(),
+            chain: silo.chain(),
+            boot,
+            fsync_failed: silo.faulted().is_some(),
+        };
+        let mut acceptor = Acceptor::new(opening, silo.slots(), now);
+        if let Some(why) = silo.faulted() {
+            acceptor.set_fault(why.to_string());
+        }
+        Self { acceptor, silo, batch: Vec::new(), effects: Vec::new() }
+    }
+
+    pub fn silo(&self) -> &Arc<Silo> {
+        &self.silo
+    }
+
+    pub fn acceptor(&self) -> &Acceptor {
+        &self.acceptor
+    }
+
+    /// The cluster state knows the present incarnation.
+    pub fn confirmed(&mut self) -> Result<(), StoreError> {
+        self.silo.confirm(self.silo.incarnation())?;
+        self.acceptor.confirmed();
+        Ok(())
+    }
+
+    /// The cluster does not take this silo: it serves nothing from here on.
+    pub fn retire(&mut self, why: String) {
+        self.acceptor.set_fault(why);
+    }
+
+    /// Whether the silo has room for new writes beside what it keeps for those that are sequenced already (rule 6).
+    pub fn takes_writes(&self) -> bool {
+        let slots = self.acceptor.slots().count() as u64;
+        self.silo.takes_writes(slots.max(1) * RESERVE_BYTES_A_SLOT)
+    }
+
+    pub fn set_takes_writes(&mut self, takes_writes: bool) {
+        self.acceptor.set_takes_writes(takes_writes);
+    }
+
+    /// Takes a batch of messages: their records are appended with one write.
+    pub fn process(&mut self, now: Moment, messages: impl IntoIterator<Item = (NodeId, Session, ToSilo)>) -> Outcome {
+        let mut outcome = Outcome::default();
+        for (from, session, message) in messages {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.acceptor.handle(now, from, session, message, &mut effects);
+            self.carry_out(&mut effects, &mut outcome);
+            self.effects = effects;
+        }
+        self.finish(&mut outcome);
+        outcome
+    }
+
+    /// What a sync that starts now will make durable; none if nobody waits.
+    pub fn begin_sync(&mut self) -> Vec<(SlotKey, Seq)> {
+        self.acceptor.begin_sync()
+    }
+
+    /// The sync begun with these marks ended.
+    pub fn end_sync(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) -> Outcome {
+        let mut outcome = Outcome::default();
+        match result {
+            Ok(()) => {
+                let mut effects = Vec::new();
+                self.acceptor.end_sync(marks, &mut effects);
+                self.carry_out(&mut effects, &mut outcome);
+                self.finish(&mut outcome);
+            }
+            Err(error) => self.fault(&error, &mut outcome),
+        }
+        outcome
+    }
+
+    /// The volume was deleted.
+    pub fn forget(&mut self, volume: VolumeId) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut effects = Vec::new();
+        self.acceptor.forget(volume, &mut effects);
+        self.carry_out(&mut effects, &mut outcome);
+        self.finish(&mut outcome);
+        outcome
+    }
+
+    fn carry_out(&mut self, effects: &mut Vec<Effect>, outcome: &mut Outcome) {
+        for effect in effects.drain(..) {
+            if let Err(error) = self.carry_out_one(effect, outcome) {
+                self.fault(&error, outcome);
+                break;
+            }
+        }
+        effects.clear();
+    }
+
+    fn carry_out_one(&mut self, effect: Effect, outcome: &mut Outcome) -> Result<(), StoreError> {
+        match effect {
+            Effect::Append(record) => self.batch.push(record),
+            Effect::Reply(session, mut reply) => {
+                self.tell_watermarks(&mut reply);
+                outcome.replies.push((session, reply));
+            }
+            Effect::Sync => outcome.sync = true,
+            Effect::Committed(key, seq) => self.silo.set_committed(key, seq)?,
+            Effect::Peers(key, peers) => self.silo.set_peers(key, peers)?,
+            Effect::Serve(session, volume, request) => {
+                self.write_batch()?;
+                outcome.serves.push((session, volume, request));
+            }
+            Effect::Stage(key, listing) => {
+                self.write_batch()?;
+                self.silo.stage_listing(key, &listing_to_store(&listing))?;
+            }
+            Effect::DropStaging(key) => {
+                self.write_batch()?;
+                self.silo.discard_staging(key)?;
+            }
+            Effect::SyncNow => {
+                self.write_batch()?;
+                self.silo.sync()?;
+            }
+            Effect::Commit(commits) => {
+                self.write_batch()?;
+                let commits: Vec<SlotCommit> = commits
+                    .into_iter()
+                    .map(|(key, state, change)| SlotCommit { key, state, change: change_to_store(change) })
+                    .collect();
+                self.silo.commit(&commits)?;
+            }
+            Effect::ReplyChanged { session, key, epoch, attempt, base } => {
+                self.write_batch()?;
+                let changed = self.silo.changed_extents(key, base)?;
+                let incarnation = self.acceptor.opening().incarnation;
+                let answer = Answer::CatchingUp { slot: key.slot, epoch, incarnation, attempt, changed };
+                outcome.replies.push((session, FromSilo::Rare(self.silo.id(), key.volume, answer)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The point up to which this silo's history agrees with all others is the store's to say: after an adoption it
+    /// stands still until the writer's watermark has passed what was transferred.
+    fn tell_watermarks(&self, reply: &mut FromSilo) {
+        let FromSilo::Rare(_, volume, Answer::Promised(promised)) = reply else { return };
+        for vote in &mut promised.slots {
+            let key = SlotKey { volume: *volume, slot: vote.slot };
+            if let Some(state) = self.silo.slot(key) {
+                vote.committed = vote.committed.min(state.committed);
+            }
+        }
+    }
+
+    fn finish(&mut self, outcome: &mut Outcome) {
+        if let Err(error) = self.write_batch() {
+            self.fault(&error, outcome);
+        }
+    }
+
+    fn write_batch(&mut self) -> Result<(), StoreError> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let result = self.silo.append(&self.batch);
+        self.batch.clear();
+        result
+    }
+
+    /// Something before a reply failed: no reply of this batch is sent, and the silo is out of service.
+    fn fault(&mut self, error: &StoreError, outcome: &mut Outcome) {
+        tracing::error!("silo {} is out of service: {error}", self.silo.id().short());
+        self.batch.clear();
+        self.acceptor.set_fault(error.to_string());
+        let reason = Refusal::Faulted(error.to_string());
+        for (_, reply) in &mut outcome.replies {
+            let answer = Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: reason.clone() };
+            *reply = FromSilo::Rare(reply.silo(), reply.volume(), answer);
+        }
+        outcome.serves.clear();
+        outcome.sync = false;
+    }
+}
+
+/// Reads from the store and answers; may run on any thread. What is read is given away only if the slot serves the
+/// epoch still: it may have promised another and changed its history in between (rules 7 and 12).
+pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
+    let answer = match request {
+        Request::Read { id, slot, epoch, first_block, blocks, .. } => {
+            let key = SlotKey { volume, slot: *slot };
+            let read = silo.read(key, *first_block, *blocks);
+            let result = read.map(|run| BlockData { bytes: run.data }).map_err(read_refusal);
+            Answer::Read { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        Request::Allocation { id, slot, epoch, first_block, blocks, .. } => {
+            let key = SlotKey { volume, slot: *slot };
+            let runs = silo.status(key, *first_block, *blocks).map_err(read_refusal);
+            let result = runs.map(|runs| runs.into_iter().map(run_of).collect());
+            Answer::Allocation { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        Request::Delta { id, slot, epoch, base, from_extent, also, .. } => {
+            let key = SlotKey { volume, slot: *slot };
+            let delta = silo.delta(key, *base, also, *from_extent, DELTA_BYTES).map_err(read_refusal);
+            let result = delta.map(|delta| {
+                let mut parcel = Parcel::default();
+                let mut records = BytesMut::new();
+                for (listing, versions) in delta.extents {
+                    parcel.listings.push(listing_from_store(&listing));
+                    for record in versions {
+                        records.extend_from_slice(&record.head);
+                        records.extend_from_slice(&record.payload);
+                    }
+                }
+                parcel.records = records.freeze();
+                (parcel, delta.next_extent)
+            });
+            Answer::Delta { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        // The acceptor serves nothing else.
+        _ => Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: Refusal::OutOfStep },
+    };
+    FromSilo::Rare(silo.id(), volume, answer)
+}
+
+/// Whether the slot is complete in this epoch, as far as is durable.
+fn still_serves(silo: &Silo, key: SlotKey, epoch: Epoch) -> Result<(), ReadRefusal> {
+    let Some(state) = silo.slot(key) else { return Err(ReadRefusal::Behind) };
+    if state.promise > epoch {
+        return Err(ReadRefusal::Fenced { promise: state.promise });
+    }
+    if state.adopted == epoch && state.incomplete.is_none() { Ok(()) } else { Err(ReadRefusal::Behind) }
+}
+
+/// A message for a silo that is not open here.
+pub fn unknown(silo: SiloId, message: &ToSilo) -> FromSilo {
+    let epoch = match message {
+        ToSilo::Append(append) => append.epoch,
+        ToSilo::Rare(_, _, Request::Promote { epoch, .. }) => *epoch,
+        ToSilo::Rare(..) => Epoch::ZERO,
+    };
+    let answer = Answer::Refused { slot: None, epoch, reason: Refusal::Unknown };
+    FromSilo::Rare(silo, message.volume(), answer)
+}
+
+fn read_refusal(error: StoreError) -> ReadRefusal {
+    match error {
+        StoreError::BadBlock { block, .. } => ReadRefusal::Damaged { block },
+        other => ReadRefusal::Faulted(other.to_string()),
+    }
+}
+
+fn run_of((blocks, kind): (u64, Allocation)) -> Run {
+    let kind = match kind {
+        Allocation::Data => RunKind::Data,
+        Allocation::Zero => RunKind::Zero,
+        Allocation::Hole => RunKind::Hole,
+    };
+    Run { blocks, kind }
+}
+
+fn change_to_store(change: Change) -> commit::Change {
+    match change {
+        Change::Keep => commit::Change::Keep,
+        Change::Adopt { base } => commit::Change::Adopt { base },
+        Change::Revert { vote } => commit::Change::Revert { vote },
+        Change::Forget => commit::Change::Forget,
+    }
+}
+
+fn listing_to_store(listing: &Listing) -> ExtentListing {
+    ExtentListing { extent: listing.extent, present: listing.present, floor: listing.floor }
+}
+
+fn listing_from_store(listing: &ExtentListing) -> Listing {
+    Listing { extent: listing.extent, present: listing.present, floor: listing.floor }
+}

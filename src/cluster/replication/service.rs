@@ -1,0 +1,314 @@
+//! One silo at work: a thread that appends and answers, one that syncs, one that checkpoints, and readers.
+//!
+//! The append thread takes everything that waits and writes it with one system call; the sync thread runs one fsync
+//! for everyone who waits for durability by then, while appends go on.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::id::{NodeId, Seq, SiloId, SlotKey, VolumeId};
+use crate::cluster::replication::acceptor::Session;
+use crate::cluster::replication::keeper::{self, Keeper, Outcome};
+use crate::cluster::replication::message::{FromSilo, Request, ToSilo};
+use crate::store::error::StoreError;
+use crate::store::silo::Silo;
+
+/// Messages taken together at the most, so that an acknowledgement is never far away.
+const BATCH_MESSAGES_MAX: usize = 256;
+/// How often free space is looked at.
+const SPACE_CHECK_EVERY: Duration = Duration::from_millis(200);
+
+/// Where a session's answers go.
+pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
+
+enum Input {
+    Opened(Session, Sink),
+    Closed(Session),
+    Message(NodeId, Session, ToSilo),
+    Synced(Vec<(SlotKey, Seq)>, Result<(), StoreError>),
+    Confirmed,
+    Retire(String),
+    Forget(VolumeId),
+    Inspect(Box<dyn FnOnce(&Keeper) + Send>),
+    Stop,
+}
+
+/// A running silo. Cheap to clone; the last one to be dropped does not stop it, [`SiloService::stop`] does.
+#[derive(Clone)]
+pub struct SiloHandle {
+    id: SiloId,
+    silo: Arc<Silo>,
+    inbox: Sender<Input>,
+    next_session: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// The threads of a running silo.
+pub struct SiloService {
+    handle: SiloHandle,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl SiloService {
+    /// Starts the threads of an open silo. `boot` is the machine's boot id.
+    pub fn start(silo: Silo, boot: [u8; 16], runtime: tokio::runtime::Handle) -> std::io::Result<SiloService> {
+        let silo = Arc::new(silo);
+        let (inbox, messages) = channel();
+        let (syncs, sync_requests) = channel();
+        let (checkpoints, checkpoint_requests) = channel();
+        let handle =
+            SiloHandle { id: silo.id(), silo: silo.clone(), inbox: inbox.clone(), next_session: Arc::default() };
+        let keeper = Keeper::new(silo.clone(), boot, Moment::now());
+        let worker = Worker {
+            keeper,
+            sinks: HashMap::new(),
+            runtime,
+            syncs,
+            checkpoints,
+            syncing: false,
+            checked_at: Moment::default(),
+        };
+        let name = silo.id().short();
+        let sync_silo = silo.clone();
+        let checkpoint_silo = silo;
+        let threads = vec![
+            std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || worker.run(&messages))?,
+            std::thread::Builder::new()
+                .name(format!("sync-{name}"))
+                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox))?,
+            std::thread::Builder::new()
+                .name(format!("ckpt-{name}"))
+                .spawn(move || run_checkpoints(&checkpoint_silo, &checkpoint_requests))?,
+        ];
+        Ok(SiloService { handle, threads })
+    }
+
+    pub fn handle(&self) -> &SiloHandle {
+        &self.handle
+    }
+
+    /// Stops the threads, and closes the silo cleanly: everything synced and checkpointed.
+    pub fn stop(self) -> Result<(), StoreError> {
+        let SiloService { handle, threads } = self;
+        // A worker that is gone already needs no message.
+        let _ = handle.inbox.send(Input::Stop);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of silo {} panicked", handle.id.short());
+            }
+        }
+        handle.silo.close()
+    }
+}
+
+impl SiloHandle {
+    pub fn id(&self) -> SiloId {
+        self.id
+    }
+
+    pub fn silo(&self) -> &Arc<Silo> {
+        &self.silo
+    }
+
+    /// Opens a session for a connection; its answers go to the sink, from the silo's threads.
+    pub fn open(&self, sink: Sink) -> Session {
+        let session = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        self.send(Input::Opened(session, sink));
+        session
+    }
+
+    pub fn close(&self, session: Session) {
+        self.send(Input::Closed(session));
+    }
+
+    /// Delivers a message of a writer on `from`.
+    pub fn deliver(&self, from: NodeId, session: Session, message: ToSilo) {
+        self.send(Input::Message(from, session, message));
+    }
+
+    /// The cluster state knows the present incarnation.
+    pub fn confirmed(&self) {
+        self.send(Input::Confirmed);
+    }
+
+    /// Takes the silo out of service for good.
+    pub fn retire(&self, why: String) {
+        self.send(Input::Retire(why));
+    }
+
+    /// The volume was deleted.
+    pub fn forget(&self, volume: VolumeId) {
+        self.send(Input::Forget(volume));
+    }
+
+    /// Asks the worker for something about its acceptor.
+    pub async fn inspect<T: Send + 'static>(&self, ask: impl FnOnce(&Keeper) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.send(Input::Inspect(Box::new(move |keeper| {
+            // Whoever asked may be gone.
+            let _ = answer.send(ask(keeper));
+        })));
+        answered.await.ok()
+    }
+
+    fn send(&self, input: Input) {
+        // After a stop nobody listens, and connections are being closed.
+        let _ = self.inbox.send(input);
+    }
+}
+
+/// The silos open on this node.
+#[derive(Clone, Default)]
+pub struct Silos {
+    open: Arc<RwLock<HashMap<SiloId, SiloHandle>>>,
+}
+
+impl Silos {
+    pub fn insert(&self, handle: SiloHandle) {
+        self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(handle.id, handle);
+    }
+
+    pub fn get(&self, silo: SiloId) -> Option<SiloHandle> {
+        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&silo).cloned()
+    }
+
+    pub fn all(&self) -> Vec<SiloHandle> {
+        self.open.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+struct Worker {
+    keeper: Keeper,
+    sinks: HashMap<Session, Sink>,
+    runtime: tokio::runtime::Handle,
+    syncs: Sender<Vec<(SlotKey, Seq)>>,
+    checkpoints: Sender<()>,
+    syncing: bool,
+    checked_at: Moment,
+}
+
+impl Worker {
+    fn run(mut self, inbox: &Receiver<Input>) {
+        let mut messages = Vec::new();
+        while let Ok(first) = inbox.recv() {
+            let mut next = Some(first);
+            while let Some(input) = next {
+                match input {
+                    Input::Message(from, session, message) => messages.push((from, session, message)),
+                    other => {
+                        self.process(&mut messages);
+                        if !self.other(other) {
+                            return;
+                        }
+                    }
+                }
+                next = if messages.len() < BATCH_MESSAGES_MAX { inbox.try_recv().ok() } else { None };
+            }
+            self.process(&mut messages);
+        }
+    }
+
+    fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
+        if messages.is_empty() {
+            return;
+        }
+        let now = Moment::now();
+        if now.since(self.checked_at) >= SPACE_CHECK_EVERY {
+            self.checked_at = now;
+            let takes_writes = self.keeper.takes_writes();
+            self.keeper.set_takes_writes(takes_writes);
+        }
+        let outcome = self.keeper.process(now, messages.drain(..));
+        self.dispatch(outcome);
+        if self.keeper.silo().checkpoint_due() {
+            // The checkpoint thread lives as long as this one.
+            let _ = self.checkpoints.send(());
+        }
+    }
+
+    fn other(&mut self, input: Input) -> bool {
+        match input {
+            Input::Opened(session, sink) => {
+                self.sinks.insert(session, sink);
+            }
+            Input::Closed(session) => {
+                self.sinks.remove(&session);
+            }
+            Input::Synced(marks, result) => {
+                self.syncing = false;
+                let outcome = self.keeper.end_sync(&marks, result);
+                self.dispatch(outcome);
+            }
+            Input::Confirmed => {
+                if let Err(error) = self.keeper.confirmed() {
+                    tracing::error!("cannot remember that the silo's incarnation is confirmed: {error}");
+                }
+            }
+            Input::Retire(why) => self.keeper.retire(why),
+            Input::Forget(volume) => {
+                let outcome = self.keeper.forget(volume);
+                self.dispatch(outcome);
+            }
+            Input::Inspect(ask) => ask(&self.keeper),
+            Input::Message(..) => {}
+            Input::Stop => return false,
+        }
+        true
+    }
+
+    fn dispatch(&mut self, outcome: Outcome) {
+        let replies = outcome.replies;
+        for (index, (session, reply)) in replies.iter().enumerate() {
+            // Of acknowledgements of one slot that follow one another, the last says it all.
+            let superseded = match (reply, replies.get(index + 1)) {
+                (FromSilo::Ack(ack), Some((next, FromSilo::Ack(later)))) => next == session && later.key == ack.key,
+                _ => false,
+            };
+            if let (false, Some(sink)) = (superseded, self.sinks.get(session)) {
+                sink(reply.clone());
+            }
+        }
+        for (session, volume, request) in outcome.serves {
+            if let Some(sink) = self.sinks.get(&session) {
+                self.serve(sink.clone(), volume, request);
+            }
+        }
+        if outcome.sync && !self.syncing {
+            let marks = self.keeper.begin_sync();
+            if !marks.is_empty() {
+                self.syncing = true;
+                // The sync thread lives as long as this one.
+                let _ = self.syncs.send(marks);
+            }
+        }
+    }
+
+    fn serve(&self, sink: Sink, volume: VolumeId, request: Request) {
+        let silo = self.keeper.silo().clone();
+        self.runtime.spawn_blocking(move || sink(keeper::serve(&silo, volume, &request)));
+    }
+}
+
+fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>) {
+    while let Ok(marks) = requests.recv() {
+        let result = silo.sync();
+        if inbox.send(Input::Synced(marks, result)).is_err() {
+            return;
+        }
+    }
+}
+
+fn run_checkpoints(silo: &Silo, requests: &Receiver<()>) {
+    while requests.recv().is_ok() {
+        while requests.try_recv().is_ok() {}
+        if !silo.checkpoint_due() {
+            continue;
+        }
+        if let Err(error) = silo.checkpoint() {
+            tracing::error!("cannot checkpoint silo {}: {error}", silo.id().short());
+        }
+    }
+}

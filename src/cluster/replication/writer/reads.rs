@@ -1,0 +1,237 @@
+//! Reads: from one silo that has adopted the epoch, is complete and has applied what the read needs (rule 7).
+
+use bytes::Bytes;
+
+use crate::base::block::{BLOCK_BYTES, slot_of};
+use crate::base::clock::Moment;
+use crate::base::id::SiloId;
+use crate::cluster::replication::message::{BlockData, ReadRefusal, Request, Run};
+use crate::cluster::replication::order::RequestId;
+use crate::cluster::replication::writer::{Phase, READ_ELSEWHERE_AFTER, RequestError, Response, Writer};
+
+/// Who reads, and what.
+#[derive(Clone, Debug)]
+pub enum ReadFor {
+    Client {
+        id: RequestId,
+        first_block: u64,
+        blocks: u64,
+        runs: bool,
+    },
+    /// A block that an unaligned write touches in part.
+    Edge {
+        id: RequestId,
+        edge: usize,
+        block: u64,
+    },
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub enum Got {
+    Data(Bytes),
+    Runs(Vec<Run>),
+}
+
+impl ReadFor {
+    pub(super) fn data(data: BlockData) -> Got {
+        Got::Data(data.bytes)
+    }
+
+    pub(super) fn runs(runs: Vec<Run>) -> Got {
+        Got::Runs(runs)
+    }
+
+    fn first_block(&self) -> u64 {
+        match self {
+            ReadFor::Client { first_block, .. } => *first_block,
+            ReadFor::Edge { block, .. } => *block,
+        }
+    }
+
+    fn id(&self) -> RequestId {
+        match self {
+            ReadFor::Client { id, .. } | ReadFor::Edge { id, .. } => *id,
+        }
+    }
+}
+
+/// A read under way.
+pub struct ReadTask {
+    what: ReadFor,
+    slot: usize,
+    state: ReadState,
+    /// Silos that could not answer: asked again only when no other is left.
+    failed: Vec<SiloId>,
+    /// Silos whose copy is damaged: never asked again.
+    damaged: Vec<SiloId>,
+}
+
+enum ReadState {
+    /// No silo can serve it now.
+    Waiting,
+    Asked {
+        silo: SiloId,
+        since: Moment,
+    },
+    /// The bytes are in hand, but the lease is not.
+    Unleased(Got),
+}
+
+impl Writer {
+    pub(super) fn read(&mut self, now: Moment, what: ReadFor) {
+        let slot = slot_of(what.first_block() * BLOCK_BYTES, self.options.slot_bytes).0 as usize;
+        let task = ReadTask { what, slot, state: ReadState::Waiting, failed: Vec::new(), damaged: Vec::new() };
+        let id = self.fresh_id();
+        self.reads.insert(id, task);
+        self.ask(now, id);
+    }
+
+    /// Asks the best silo: one of this node, else the first that has what the read needs.
+    fn ask(&mut self, now: Moment, id: u64) {
+        let Some(task) = self.reads.get(&id) else { return };
+        if self.phase != Phase::Serving {
+            return;
+        }
+        let slot = &self.slots[task.slot];
+        let floor = slot.answered;
+        let able = || self.live(task.slot).filter(|peer| peer.applied >= floor && !task.damaged.contains(&peer.silo));
+        let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
+        let chosen = fresh()
+            .find(|peer| self.options.local.contains(&peer.silo))
+            .or_else(|| fresh().min_by_key(|peer| peer.in_flight_bytes))
+            .or_else(|| able().next())
+            .map(|peer| peer.silo);
+        if task.damaged.len() == slot.peers.len() {
+            self.unreadable(now, id);
+            return;
+        }
+        let (epoch, index) = (self.options.epoch, slot.index);
+        let Some(task) = self.reads.get_mut(&id) else { return };
+        let Some(silo) = chosen else {
+            task.state = ReadState::Waiting;
+            return;
+        };
+        task.state = ReadState::Asked { silo, since: now };
+        let request = match task.what {
+            ReadFor::Client { first_block, blocks, runs: true, .. } => {
+                Request::Allocation { id, slot: index, epoch, floor, first_block, blocks }
+            }
+            ReadFor::Client { first_block, blocks, .. } => {
+                Request::Read { id, slot: index, epoch, floor, first_block, blocks: blocks as u32 }
+            }
+            ReadFor::Edge { block, .. } => {
+                Request::Read { id, slot: index, epoch, floor, first_block: block, blocks: 1 }
+            }
+        };
+        self.send(silo, request);
+    }
+
+    /// A silo answered a read. A late answer of a silo given up on is as good as any, if its epoch stands: the order
+    /// of requests keeps writes to these blocks out until the read is answered.
+    pub(super) fn read_done(&mut self, now: Moment, silo: SiloId, id: u64, result: Result<Got, ReadRefusal>) {
+        let Some(task) = self.reads.get_mut(&id) else { return };
+        match result {
+            Ok(got) => {
+                task.state = ReadState::Unleased(got);
+                self.answer_read(now, id);
+            }
+            Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
+            Err(ReadRefusal::Damaged { .. }) => {
+                if !task.damaged.contains(&silo) {
+                    task.damaged.push(silo);
+                }
+                self.ask(now, id);
+            }
+            Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => {
+                // If nobody else can serve it, the next tick asks again rather than this answer at once.
+                task.state = ReadState::Waiting;
+                let first = !task.failed.contains(&silo);
+                if first {
+                    task.failed.push(silo);
+                    self.ask(now, id);
+                }
+            }
+        }
+    }
+
+    /// The lease is checked once the bytes are in hand: a majority still promises to nobody else, so nothing newer
+    /// was written by another.
+    fn answer_read(&mut self, now: Moment, id: u64) {
+        let Some(task) = self.reads.get(&id) else { return };
+        if !matches!(task.state, ReadState::Unleased(_)) || !self.lease_holds(task.slot, now) {
+            return;
+        }
+        let Some(ReadTask { what, state: ReadState::Unleased(got), .. }) = self.reads.remove(&id) else { return };
+        match (what, got) {
+            (ReadFor::Client { id, .. }, Got::Data(bytes)) => self.finish(now, id, Ok(Response::Data(bytes))),
+            (ReadFor::Client { id, .. }, Got::Runs(runs)) => self.finish(now, id, Ok(Response::Runs(runs))),
+            (ReadFor::Edge { id, edge, .. }, Got::Data(bytes)) => self.edge_read(now, id, edge, bytes),
+            (ReadFor::Edge { .. }, Got::Runs(_)) => {}
+        }
+    }
+
+    fn unreadable(&mut self, now: Moment, id: u64) {
+        let Some(task) = self.reads.remove(&id) else { return };
+        let request = task.what.id();
+        self.reads.retain(|_, other| other.what.id() != request);
+        self.finish(now, request, Err(RequestError::Unreadable));
+    }
+
+    /// Something changed that reads may have waited for.
+    pub(super) fn retry_reads(&mut self, now: Moment) {
+        let waiting: Vec<u64> =
+            self.reads.iter().filter(|(_, t)| matches!(t.state, ReadState::Waiting)).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.ask(now, id);
+        }
+    }
+
+    /// A lease was renewed.
+    pub(super) fn leases_changed(&mut self, now: Moment) {
+        let ready: Vec<u64> =
+            self.reads.iter().filter(|(_, t)| matches!(t.state, ReadState::Unleased(_))).map(|(id, _)| *id).collect();
+        for id in ready {
+            self.answer_read(now, id);
+        }
+    }
+
+    /// The connection to a silo broke: its reads are asked elsewhere.
+    pub(super) fn reads_of_gone(&mut self, now: Moment, silo: SiloId) {
+        let asked: Vec<u64> = self
+            .reads
+            .iter()
+            .filter(|(_, task)| matches!(task.state, ReadState::Asked { silo: at, .. } if at == silo))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in asked {
+            self.ask(now, id);
+        }
+    }
+
+    pub(super) fn tick_reads(&mut self, now: Moment) {
+        let mut late = Vec::new();
+        for (id, task) in &mut self.reads {
+            match task.state {
+                ReadState::Asked { silo, since } if now.since(since) >= READ_ELSEWHERE_AFTER => {
+                    task.failed.push(silo);
+                    late.push(*id);
+                }
+                ReadState::Waiting => {
+                    task.failed.clear();
+                    late.push(*id);
+                }
+                ReadState::Asked { .. } | ReadState::Unleased(_) => {}
+            }
+        }
+        for id in late {
+            self.ask(now, id);
+        }
+        self.leases_changed(now);
+    }
+
+    /// Whether anything is being read; for the report.
+    pub(super) fn reads_waiting(&self) -> usize {
+        self.reads.values().filter(|task| !matches!(task.state, ReadState::Asked { .. })).count()
+    }
+}

@@ -1,0 +1,215 @@
+//! Recovery at attach (rules 12 and 14): votes, one choice a slot and epoch, and adoption.
+
+use std::time::Duration;
+
+use crate::base::clock::Moment;
+use crate::base::id::{Seq, SiloId, SlotIndex};
+use crate::cluster::replication::message::{Request, SlotVote};
+use crate::cluster::replication::writer::slots::{Choice, Mode, OutReason, Slot};
+use crate::cluster::replication::writer::{Output, Phase, SOURCE_GONE_AFTER, Writer};
+use crate::store::slot::Vote;
+
+/// An adoption is two or three fsyncs; it is asked for again if nothing came for so long.
+const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+impl Writer {
+    /// A silo promised, and reports its history of a slot.
+    pub(super) fn voted(&mut self, now: Moment, silo: SiloId, vote: SlotVote) {
+        let index = vote.slot.0 as usize;
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        for (other, adopted, durable) in &vote.peers {
+            let reported = slot.reported.entry(*other).or_default();
+            *reported = (*reported).max(Vote { adopted: *adopted, applied: *durable });
+        }
+        let Some(peer) = slot.peer_mut(silo) else { return };
+        peer.applied = Seq::ZERO;
+        peer.durable = Seq::ZERO;
+        peer.stream_from(now, Seq::ZERO);
+        peer.lagging = false;
+        peer.mode = Mode::Voted(vote);
+        self.find_damaged(index);
+        if self.slots[index].choice.is_some() {
+            self.place(now, index, silo);
+        } else {
+            self.choose(now, index);
+        }
+    }
+
+    /// A voter that has less than it once reported durable lost something (rule 14): it neither votes nor counts.
+    fn find_damaged(&mut self, index: usize) {
+        let epoch = self.options.epoch;
+        let slot = &mut self.slots[index];
+        for peer in &mut slot.peers {
+            let Mode::Voted(vote) = &peer.mode else { continue };
+            let own = Vote { adopted: epoch, applied: peer.durable_max };
+            let known = slot.reported.get(&peer.silo).copied().unwrap_or_default();
+            let known = if peer.durable_max > Seq::ZERO { known.max(own) } else { known };
+            if vote.vote < known {
+                peer.out = Some(OutReason::Damaged);
+                peer.mode = Mode::Away;
+            }
+        }
+    }
+
+    /// Chooses the highest history of a majority: once per slot and epoch; later reports change nothing.
+    fn choose(&mut self, now: Moment, index: usize) {
+        let resumes = self.options.resumes;
+        let slot = &mut self.slots[index];
+        if !slot.has_majority(|peer| matches!(peer.mode, Mode::Voted(_))) {
+            return;
+        }
+        let votes: Vec<&SlotVote> = slot
+            .peers
+            .iter()
+            .filter_map(|peer| if let Mode::Voted(vote) = &peer.mode { Some(vote) } else { None })
+            .collect();
+        let Some(highest) = votes.iter().map(|vote| vote.vote).max() else { return };
+        let top = votes.iter().map(|vote| vote.vote.applied).max().unwrap_or_default();
+        let proofs = votes.iter().filter(|vote| vote.kept_cache && Some(vote.vote.adopted) == resumes).count();
+        let resumed = proofs >= slot.majority() && Some(highest.adopted) == resumes;
+        let silos: Vec<SiloId> = slot.peers.iter().map(|peer| peer.silo).collect();
+        slot.resumes = resumed;
+        slot.choice = Some(Choice { vote: highest, gone_since: None });
+        slot.last = highest.applied;
+        self.next_seq = self.next_seq.max(top.next());
+        for silo in silos {
+            self.place(now, index, silo);
+        }
+        self.place_waiting(now, index);
+    }
+
+    /// Brings a silo that voted into the slot: into the stream, by adoption as it is, or by catching up.
+    fn place(&mut self, now: Moment, index: usize, silo: SiloId) {
+        let epoch = self.options.epoch;
+        let slot = &self.slots[index];
+        let (Some(choice), Some(peer)) = (slot.choice, slot.peer(silo)) else { return };
+        let Mode::Voted(vote) = &peer.mode else { return };
+        let (history, committed, incomplete, durable) = (vote.vote, vote.committed, vote.incomplete, vote.durable);
+        let remembered = slot.memory_starts() <= history.applied && history.applied <= slot.last;
+        if incomplete {
+            let base = self.base_of(index, history, committed);
+            self.start_catch_up(now, index, silo, base);
+        } else if history.adopted == epoch && remembered {
+            self.join_stream(now, index, silo, history.applied, durable);
+        } else if history == choice.vote && remembered {
+            self.adopt_as_is(now, index, silo, history);
+        } else {
+            let base = self.base_of(index, history, committed);
+            self.start_catch_up(now, index, silo, base);
+        }
+    }
+
+    /// Up to where a silo's history agrees with the slot's: its vote if it adopted the same epoch as the chosen one
+    /// (or this one), as far as the choice goes; else its own committed number (rules 12 and 16).
+    fn base_of(&self, index: usize, history: Vote, committed: Seq) -> Seq {
+        let slot = &self.slots[index];
+        match slot.choice {
+            Some(_) if history.adopted == self.options.epoch => history.applied,
+            Some(choice) if history.adopted == choice.vote.adopted => history.applied.min(choice.vote.applied),
+            _ => committed.min(history.applied),
+        }
+    }
+
+    fn adopt_as_is(&mut self, now: Moment, index: usize, silo: SiloId, expected: Vote) {
+        let epoch = self.options.epoch;
+        let attempt = self.fresh_id();
+        let Some(incarnation) = self.links.get(&silo).map(|link| link.incarnation) else { return };
+        let slot = &mut self.slots[index];
+        let slot_index = slot.index;
+        if let Some(peer) = slot.peer_mut(silo) {
+            peer.mode = Mode::Adopting { expected, attempt, since: now };
+        }
+        self.send(silo, Request::AdoptAsIs { slot: slot_index, epoch, incarnation, attempt, expected });
+    }
+
+    /// A silo adopted the epoch durably, with everything up to `applied` on its disk.
+    pub(super) fn adopted(&mut self, now: Moment, silo: SiloId, slot: SlotIndex, attempt: u64, applied: Seq) {
+        let index = slot.0 as usize;
+        let Some(peer) = self.slots.get(index).and_then(|slot| slot.peer(silo)) else { return };
+        let asked = match &peer.mode {
+            Mode::Adopting { attempt, .. } => Some(*attempt),
+            Mode::CatchingUp(catch_up) => catch_up.adopting(),
+            Mode::Away | Mode::Voted(_) | Mode::Live => None,
+        };
+        if asked == Some(attempt) {
+            self.join_stream(now, index, silo, applied, applied);
+        }
+    }
+
+    /// The silo is complete and in this epoch: it counts, and the stream goes on from what it has.
+    fn join_stream(&mut self, now: Moment, index: usize, silo: SiloId, applied: Seq, durable: Seq) {
+        let slot = &mut self.slots[index];
+        let last = slot.last;
+        let Some(peer) = slot.peer_mut(silo) else { return };
+        let (applied, durable) = (applied.min(last), durable.min(last));
+        let caught_up = matches!(peer.mode, Mode::CatchingUp(_));
+        peer.mode = Mode::Live;
+        peer.applied = applied;
+        peer.durable = durable;
+        peer.durable_max = peer.durable_max.max(durable);
+        if !caught_up {
+            peer.stream_from(now, applied);
+        }
+        let first = !slot.adopted && slot.has_majority(|peer| peer.is_live());
+        if first {
+            // Everything up to the choice was synced by a majority before it adopted.
+            slot.adopted = true;
+            slot.answered = slot.answered.max(slot.choice.map_or(Seq::ZERO, |choice| choice.vote.applied));
+        }
+        slot.note_suspension(now);
+        self.pump(now, index);
+        self.advance(now, index);
+        self.ask_for_syncs(index);
+        self.check_serving(now);
+        self.place_waiting(now, index);
+        self.retry_reads(now);
+    }
+
+    /// Gives the epoch up if the chosen history cannot be had from anyone any more (rule 12). As long as it was not
+    /// adopted by a majority, nothing was answered in this epoch.
+    pub(super) fn check_choice(&mut self, index: usize, now: Moment) {
+        if self.phase != Phase::Recovering {
+            return;
+        }
+        let epoch = self.options.epoch;
+        let slot = &mut self.slots[index];
+        let adopted = slot.adopted;
+        let held = slot.choice.is_none_or(|choice| holds(slot, epoch, choice.vote));
+        let Some(choice) = &mut slot.choice else { return };
+        if adopted || held {
+            choice.gone_since = None;
+            return;
+        }
+        let since = *choice.gone_since.get_or_insert(now);
+        if now.since(since) >= SOURCE_GONE_AFTER {
+            self.end();
+            self.outputs.push(Output::GiveUp);
+        }
+    }
+
+    /// What is asked of one silo of a slot, asked again if the answer is overdue.
+    pub(super) fn tick_peer(&mut self, index: usize, at: usize, now: Moment) {
+        let chosen = self.slots[index].choice.is_some();
+        let peer = &self.slots[index].peers[at];
+        let silo = peer.silo;
+        match &peer.mode {
+            Mode::Adopting { expected, since, .. } if now.since(*since) >= ADOPT_AGAIN_AFTER => {
+                let expected = *expected;
+                self.adopt_as_is(now, index, silo, expected);
+            }
+            Mode::CatchingUp(_) => self.tick_catch_up(now, index, silo),
+            Mode::Voted(_) if chosen => self.place(now, index, silo),
+            Mode::Adopting { .. } | Mode::Away | Mode::Voted(_) | Mode::Live => {}
+        }
+    }
+}
+
+/// Whether some silo at hand still has the chosen history.
+fn holds(slot: &Slot, epoch: crate::base::id::Epoch, chosen: Vote) -> bool {
+    slot.peers.iter().any(|peer| match &peer.mode {
+        Mode::Live => true,
+        Mode::Adopting { expected, .. } => *expected == chosen,
+        Mode::Voted(vote) => !vote.incomplete && (vote.vote == chosen || vote.vote.adopted == epoch),
+        Mode::CatchingUp(_) | Mode::Away => false,
+    })
+}

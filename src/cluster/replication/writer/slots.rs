@@ -1,0 +1,217 @@
+//! One slot as its writer sees it: the stream, what is remembered of it, and how far each silo has come.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::base::clock::Moment;
+use crate::base::id::{ConfigNumber, Epoch, Seq, SiloId, SlotIndex};
+use crate::base::record::Record;
+use crate::cluster::replication::message::SlotVote;
+use crate::cluster::replication::order::RequestId;
+use crate::cluster::replication::writer::catchup::CatchUp;
+use crate::store::slot::Vote;
+
+/// A write that is remembered until a majority has it durably.
+pub struct Retained {
+    pub seq: Seq,
+    pub previous: Seq,
+    pub record: Record,
+    /// The request to answer, until it is answered.
+    pub request: Option<RequestId>,
+    /// The answer needs durability.
+    pub durable: bool,
+}
+
+/// How a silo takes part in a slot.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// Not connected, or no promise yet.
+    Away,
+    /// It voted, and waits for the choice or for its turn.
+    Voted(SlotVote),
+    /// Its history is the chosen one; asked to adopt the epoch.
+    Adopting {
+        expected: Vote,
+        attempt: u64,
+        since: Moment,
+    },
+    CatchingUp(CatchUp),
+    /// Adopted and complete: it counts.
+    Live,
+}
+
+/// Why a silo does not take part at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OutReason {
+    /// It has less than it once reported durable (rule 14).
+    Damaged,
+    /// It does not descend from the silo that the cluster knows.
+    Foreign,
+    /// It took itself out of service.
+    Faulted(String),
+}
+
+/// One silo of a slot.
+pub struct Peer {
+    pub silo: SiloId,
+    pub mode: Mode,
+    pub out: Option<OutReason>,
+    /// The last record of the stream that was sent on this connection.
+    pub sent: Seq,
+    pub applied: Seq,
+    pub durable: Seq,
+    /// The most that the silo ever reported durable in this epoch.
+    pub durable_max: Seq,
+    /// Records sent and not acknowledged.
+    pub in_flight: VecDeque<(Seq, usize)>,
+    pub in_flight_bytes: usize,
+    /// The last time the stream moved.
+    pub progress_at: Moment,
+    /// Durability up to here was asked for.
+    pub sync_asked: Seq,
+    /// The silo is behind what is remembered: it must catch up.
+    pub lagging: bool,
+}
+
+impl Peer {
+    fn new(silo: SiloId) -> Self {
+        Self {
+            silo,
+            mode: Mode::Away,
+            out: None,
+            sent: Seq::ZERO,
+            applied: Seq::ZERO,
+            durable: Seq::ZERO,
+            durable_max: Seq::ZERO,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            progress_at: Moment::default(),
+            sync_asked: Seq::ZERO,
+            lagging: false,
+        }
+    }
+
+    pub fn is_live(&self) -> bool {
+        matches!(self.mode, Mode::Live)
+    }
+
+    /// The stream goes on after `seq` on this connection.
+    pub fn stream_from(&mut self, now: Moment, seq: Seq) {
+        self.sent = seq;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.progress_at = now;
+        self.sync_asked = Seq::ZERO;
+    }
+}
+
+/// The history that a writer chose for a slot: once per epoch (rule 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub vote: Vote,
+    /// Every silo that holds this history is gone since.
+    pub gone_since: Option<Moment>,
+}
+
+/// One slot.
+pub struct Slot {
+    pub index: SlotIndex,
+    pub config: ConfigNumber,
+    pub peers: Vec<Peer>,
+    pub choice: Option<Choice>,
+    /// A majority adopted the epoch: the slot serves.
+    pub adopted: bool,
+    /// The end of the stream.
+    pub last: Seq,
+    /// Everything up to here is applied on a majority, and answered unless the answer needs durability.
+    pub answered: Seq,
+    /// `W`: everything up to here is durable on a majority.
+    pub committed: Seq,
+    pub retained: VecDeque<Retained>,
+    pub retained_bytes: usize,
+    /// The last write whose answer needs durability.
+    pub durable_wanted: Seq,
+    /// What silos report of one another: the highest `(A, D)` of each.
+    pub reported: BTreeMap<SiloId, Vote>,
+    /// Since when no majority is live.
+    pub suspended_since: Option<Moment>,
+    /// The voters that prove they kept everything since the old epoch are a majority, and nobody wrote in between.
+    pub resumes: bool,
+}
+
+impl Slot {
+    pub fn new(index: usize, (config, silos): &(ConfigNumber, Vec<SiloId>)) -> Self {
+        Self {
+            index: SlotIndex(index as u32),
+            config: *config,
+            peers: silos.iter().map(|silo| Peer::new(*silo)).collect(),
+            choice: None,
+            adopted: false,
+            last: Seq::ZERO,
+            answered: Seq::ZERO,
+            committed: Seq::ZERO,
+            retained: VecDeque::new(),
+            retained_bytes: 0,
+            durable_wanted: Seq::ZERO,
+            reported: BTreeMap::new(),
+            suspended_since: None,
+            resumes: false,
+        }
+    }
+
+    /// The size of a majority of the whole configured set.
+    pub fn majority(&self) -> usize {
+        self.peers.len() / 2 + 1
+    }
+
+    pub fn has_majority(&self, mut counts: impl FnMut(&Peer) -> bool) -> bool {
+        self.peers.iter().filter(|peer| counts(peer)).count() >= self.majority()
+    }
+
+    pub fn peer(&self, silo: SiloId) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.silo == silo)
+    }
+
+    pub fn peer_mut(&mut self, silo: SiloId) -> Option<&mut Peer> {
+        self.peers.iter_mut().find(|peer| peer.silo == silo)
+    }
+
+    /// The highest number that a majority of the configured set has reached; only live silos count.
+    pub fn majority_at(&self, reached: impl Fn(&Peer) -> Seq) -> Seq {
+        let mut seqs: Vec<Seq> = self.peers.iter().filter(|peer| peer.is_live()).map(reached).collect();
+        seqs.sort_unstable_by(|a, b| b.cmp(a));
+        seqs.get(self.majority() - 1).copied().unwrap_or_default()
+    }
+
+    /// The number before the first remembered write: from there on the stream can be sent from memory.
+    pub fn memory_starts(&self) -> Seq {
+        self.retained.front().map_or(self.last, |first| first.previous)
+    }
+
+    /// The connection to a silo broke.
+    pub fn broken(&mut self, now: Moment, silo: SiloId) {
+        if let Some(peer) = self.peer_mut(silo) {
+            peer.mode = Mode::Away;
+            peer.stream_from(now, peer.applied);
+        }
+        self.note_suspension(now);
+    }
+
+    pub fn note_suspension(&mut self, now: Moment) {
+        if self.has_majority(Peer::is_live) {
+            self.suspended_since = None;
+        } else {
+            self.suspended_since.get_or_insert(now);
+        }
+    }
+
+    /// `(A, D)` of the slot's silos, for the heartbeat.
+    pub fn reports(&self, epoch: Epoch) -> Vec<(SiloId, Epoch, Seq)> {
+        let mut reports = self.reported.clone();
+        for peer in self.peers.iter().filter(|peer| peer.durable_max > Seq::ZERO) {
+            let own = Vote { adopted: epoch, applied: peer.durable_max };
+            let report = reports.entry(peer.silo).or_default();
+            *report = own.max(*report);
+        }
+        reports.into_iter().map(|(silo, vote)| (silo, vote.adopted, vote.applied)).collect()
+    }
+}

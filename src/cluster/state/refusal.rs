@@ -1,0 +1,257 @@
+//! Why a command is refused, and how a person is told.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::clock::rfc3339;
+use crate::base::error::{Fault, Kind};
+use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
+use crate::base::units::Size;
+use crate::cluster::state::volume::{LEASE_MS, VOLUME_NAME_BYTES_MAX};
+
+/// A command was refused and changed nothing. Lies in logs and snapshots: new reasons are added at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No genesis yet.
+    NoNetwork,
+    /// A genesis for another network than the one this group belongs to.
+    OtherNetwork {
+        network: String,
+    },
+    Revoked {
+        node: NodeId,
+    },
+    InvitationExpired {
+        /// Seconds since 1970.
+        expired_at: u64,
+    },
+    InvitationUsedUp {
+        uses_max: u32,
+    },
+    NoSuchNode {
+        node: NodeId,
+    },
+    NoSuchSilo {
+        silo: SiloId,
+    },
+    NoSuchVolume {
+        volume: VolumeId,
+    },
+    LastMember,
+    NodeAttached {
+        node: String,
+        volume: String,
+    },
+    NodeHoldsSlots {
+        node: String,
+        volume: String,
+    },
+    /// A node with silos cannot become one that gives none.
+    HoldsSilos {
+        node: String,
+    },
+    RoleGivesNoSilos {
+        node: String,
+    },
+    /// The silo's chain does not lead to the incarnation that the cluster knows: a restored copy, or not this silo.
+    ForeignSilo {
+        silo: SiloId,
+    },
+    BadName {
+        name: String,
+    },
+    BadSize {
+        size_bytes: u64,
+    },
+    BadReplicas {
+        replicas: u8,
+    },
+    BadLease {
+        lease_ms: u32,
+    },
+    TooFewNodes {
+        replicas: u8,
+        /// Nodes with a silo in service.
+        nodes: u32,
+    },
+    NameTaken {
+        name: String,
+    },
+    VolumeIdUsed {
+        volume: VolumeId,
+    },
+    Attached {
+        volume: String,
+        node: NodeId,
+        host: String,
+    },
+    NotResumable {
+        volume: String,
+    },
+    StaleEpoch {
+        volume: String,
+        epoch: Epoch,
+        current: Epoch,
+    },
+    DeleteAttached {
+        volume: String,
+        host: String,
+    },
+    /// A late repetition of a proposal whose proposer has its answer already.
+    Superseded,
+}
+
+impl Refusal {
+    /// The exit code's kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Refusal::BadName { .. }
+            | Refusal::BadSize { .. }
+            | Refusal::BadReplicas { .. }
+            | Refusal::BadLease { .. } => Kind::Usage,
+            Refusal::NoNetwork
+            | Refusal::NoSuchNode { .. }
+            | Refusal::NoSuchSilo { .. }
+            | Refusal::NoSuchVolume { .. } => Kind::NotFound,
+            Refusal::NameTaken { .. }
+            | Refusal::VolumeIdUsed { .. }
+            | Refusal::Attached { .. }
+            | Refusal::DeleteAttached { .. }
+            | Refusal::NodeAttached { .. }
+            | Refusal::NodeHoldsSlots { .. }
+            | Refusal::HoldsSilos { .. }
+            | Refusal::OtherNetwork { .. } => Kind::Conflict,
+            Refusal::Revoked { .. }
+            | Refusal::InvitationExpired { .. }
+            | Refusal::InvitationUsedUp { .. }
+            | Refusal::RoleGivesNoSilos { .. }
+            | Refusal::ForeignSilo { .. }
+            | Refusal::NotResumable { .. }
+            | Refusal::StaleEpoch { .. } => Kind::Refused,
+            Refusal::LastMember | Refusal::TooFewNodes { .. } | Refusal::Superseded => Kind::Failed,
+        }
+    }
+
+    /// The command or change that mends it.
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Refusal::NoNetwork => "infinit network create NAME".into(),
+            Refusal::Revoked { .. } => "join with a new home: infinit --home DIR network join TOKEN".into(),
+            Refusal::InvitationExpired { .. } | Refusal::InvitationUsedUp { .. } => {
+                "ask for a new token: infinit network invite".into()
+            }
+            Refusal::NoSuchNode { .. } => "infinit node list".into(),
+            Refusal::NoSuchVolume { .. } => "infinit volume list".into(),
+            Refusal::NodeAttached { volume, .. } | Refusal::DeleteAttached { volume, .. } => {
+                format!("infinit volume detach {volume}")
+            }
+            Refusal::NodeHoldsSlots { volume, .. } => format!("infinit volume delete {volume}"),
+            Refusal::RoleGivesNoSilos { .. } => "infinit network invite --role storage".into(),
+            Refusal::ForeignSilo { .. } => "give another, empty directory: infinit node run --silo DIR".into(),
+            Refusal::BadSize { .. } => "write a size like --size 20GiB".into(),
+            Refusal::BadReplicas { .. } => "use --replicas 3, or --replicas 1 for a single copy".into(),
+            Refusal::TooFewNodes { .. } => "--replicas 1 accepts a single copy".into(),
+            Refusal::NameTaken { .. } => "infinit volume list".into(),
+            Refusal::Attached { volume, .. } => format!("infinit volume attach {volume} --takeover"),
+            Refusal::NotResumable { volume } => format!("infinit volume attach {volume}"),
+            Refusal::LastMember
+            | Refusal::OtherNetwork { .. }
+            | Refusal::NoSuchSilo { .. }
+            | Refusal::HoldsSilos { .. }
+            | Refusal::BadName { .. }
+            | Refusal::BadLease { .. }
+            | Refusal::VolumeIdUsed { .. }
+            | Refusal::StaleEpoch { .. }
+            | Refusal::Superseded => return None,
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoNetwork => f.write_str("there is no network yet"),
+            Refusal::OtherNetwork { network } => write!(f, "this node already belongs to network '{network}'"),
+            Refusal::Revoked { node } => write!(f, "node {} has left or was removed from the network", node.short()),
+            Refusal::InvitationExpired { expired_at } => {
+                write!(f, "the invitation expired at {}", rfc3339(*expired_at))
+            }
+            Refusal::InvitationUsedUp { uses_max } => {
+                write!(f, "the invitation is used up: it was good for {uses_max}")
+            }
+            Refusal::NoSuchNode { node } => write!(f, "node {} is not a member of the network", node.short()),
+            Refusal::NoSuchSilo { silo } => write!(f, "there is no silo {}", silo.short()),
+            Refusal::NoSuchVolume { volume } => write!(f, "there is no volume {}", volume.short()),
+            Refusal::LastMember => f.write_str("the last member cannot leave the network"),
+            Refusal::NodeAttached { node, volume } => write!(f, "volume '{volume}' is attached to node {node}"),
+            Refusal::NodeHoldsSlots { node, volume } => write!(f, "node {node} holds data of volume '{volume}'"),
+            Refusal::HoldsSilos { node } => write!(f, "node {node} has silos and cannot become a client"),
+            Refusal::RoleGivesNoSilos { node } => write!(f, "node {node} joined as a client and gives no silos"),
+            Refusal::ForeignSilo { silo } => write!(
+                f,
+                "silo {} is not the one the cluster knows by this id: it was restored from a copy, or damaged",
+                silo.short()
+            ),
+            Refusal::BadName { name } => write!(
+                f,
+                "'{name}' is no name for a volume: 1 to {VOLUME_NAME_BYTES_MAX} bytes, no '/', no control characters"
+            ),
+            Refusal::BadSize { size_bytes } => write!(
+                f,
+                "{} is no size for a volume: a multiple of 4KiB, more than 0, at most 64TiB",
+                exact(*size_bytes)
+            ),
+            Refusal::BadReplicas { replicas } => {
+                write!(f, "{replicas} replicas are not possible: the number must be odd")
+            }
+            Refusal::BadLease { lease_ms } => write!(
+                f,
+                "a lease of {lease_ms} ms is not possible: from {} to {} ms",
+                LEASE_MS.start(),
+                LEASE_MS.end()
+            ),
+            Refusal::TooFewNodes { replicas, nodes } => write!(
+                f,
+                "{replicas} replicas need {replicas} nodes with a silo, and there {} {nodes}",
+                if *nodes == 1 { "is" } else { "are" }
+            ),
+            Refusal::NameTaken { name } => write!(f, "a volume named '{name}' exists already"),
+            Refusal::VolumeIdUsed { volume } => write!(f, "the volume id {volume} was used before"),
+            Refusal::Attached { volume, host, node } => {
+                write!(f, "volume '{volume}' is attached to node {host} ({})", node.short())
+            }
+            Refusal::NotResumable { volume } => {
+                write!(f, "volume '{volume}' is no longer attached as this node remembers it")
+            }
+            Refusal::StaleEpoch { volume, epoch, current } => {
+                write!(f, "volume '{volume}' has moved on: this is of epoch {epoch}, the current one is {current}")
+            }
+            Refusal::DeleteAttached { volume, host } => {
+                write!(f, "volume '{volume}' is attached to node {host} and cannot be deleted")
+            }
+            Refusal::Superseded => f.write_str("the proposal is an old repetition"),
+        }
+    }
+}
+
+/// A size that does not round what is wrong with it away.
+fn exact(size_bytes: u64) -> String {
+    let size = Size(size_bytes);
+    match size.to_string().parse::<Size>() {
+        Ok(read) if read == size => size.to_string(),
+        _ => format!("{size_bytes} bytes"),
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        let fault = Fault::new(refusal.kind(), refusal.to_string());
+        match refusal.hint() {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The rules of the cluster state, one by one, and what holds under any sequence of commands.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::error::{Fault, Kind};
+use crate::base::id::{Epoch, Incarnation};
+use crate::cluster::state::command::{
+    Announcement, AttachMode, Genesis, Invitation, Join, NewMember, SiloOpening, VolumeCreation,
+};
+use crate::cluster::state::member::Role;
+use crate::cluster::state::silo::SiloState;
+use crate::cluster::state::volume::Policy;
+
+const GIB: u64 = 1 << 30;
+
+fn node(index: u8) -> NodeId {
+    NodeId([index; 32])
+}
+
+fn silo(index: u8) -> SiloId {
+    SiloId([index; 16])
+}
+
+fn volume(index: u8) -> VolumeId {
+    VolumeId([index; 16])
+}
+
+fn member(name: &str, role: Role) -> NewMember {
+    NewMember {
+        name: name.to_owned(),
+        role,
+        passport: name.as_bytes().to_vec(),
+        data_addresses: vec!["127.0.0.1:1".parse().unwrap()],
+        discovery_addresses: vec![],
+        zone: None,
+    }
+}
+
+fn genesis() -> Command {
+    Command::Genesis(Genesis {
+        network: NetworkId([1; 32]),
+        name: "prod".into(),
+        founder: node(0),
+        member: member("host-0", Role::Admin),
+        at: 100,
+    })
+}
+
+fn join(index: u8, invitation: u8, role: Role, at: u64) -> Command {
+    Command::Join(Join {
+        node: node(index),
+        member: member(&format!("host-{index}"), role),
+        invitation: Invitation { id: InvitationId([invitation; 16]), uses_max: 3, expires_at: 1_000 },
+        at,
+    })
+}
+
+fn open(index: u8, on: u8, chain: &[u64]) -> Command {
+    Command::OpenSilo(SiloOpening {
+        silo: silo(index),
+        node: node(on),
+        capacity_bytes: 1000 * GIB,
+        chain: chain.iter().map(|link| Incarnation(*link)).collect(),
+    })
+}
+
+fn create(index: u8, name: &str, size_bytes: u64, replicas: u8) -> Command {
+    let policy = Policy { replicas, ..Policy::default() };
+    Command::CreateVolume(VolumeCreation { id: volume(index), name: name.into(), size_bytes, policy, at: 5 })
+}
+
+fn attach(index: u8, on: u8, mode: AttachMode) -> Command {
+    Command::Attach { volume: volume(index), node: node(on), mode, at: 7 }
+}
+
+/// Three storage nodes with a silo each, and one volume.
+fn cluster() -> ClusterState {
+    let mut state = ClusterState::default();
+    let commands = [
+        genesis(),
+        join(1, 1, Role::Storage, 200),
+        join(2, 1, Role::Storage, 200),
+        open(0, 0, &[10]),
+        open(1, 1, &[11]),
+        open(2, 2, &[12]),
+        create(0, "pg", 20 * GIB, 3),
+    ];
+    for command in commands {
+        state.apply(command).unwrap();
+    }
+    state
+}
+
+/// Applies a command that must be refused, and checks that it changed nothing.
+fn refused(state: &mut ClusterState, command: Command) -> Refusal {
+    let before = state.clone();
+    let refusal = state.apply(command).unwrap_err();
+    assert_eq!(*state, before);
+    refusal
+}
+
+fn granted(state: &mut ClusterState, command: Command) -> Epoch {
+    match state.apply(command).unwrap() {
+        Outcome::Granted { epoch } => epoch,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nothing_comes_before_the_genesis_and_it_comes_once() {
+    let mut state = ClusterState::default();
+    assert_eq!(refused(&mut state, join(1, 1, Role::Storage, 1)), Refusal::NoNetwork);
+    assert_eq!(refused(&mut state, create(0, "pg", GIB, 1)), Refusal::NoNetwork);
+    state.apply(genesis()).unwrap();
+    let founded = state.clone();
+    assert_eq!(state.apply(genesis()), Ok(Outcome::Done));
+    assert_eq!(state, founded);
+    let Command::Genesis(mut other) = genesis() else { unreachable!() };
+    other.network = NetworkId([2; 32]);
+    assert_eq!(refused(&mut state, Command::Genesis(other)), Refusal::OtherNetwork { network: "prod".into() });
+}
+
+#[test]
+fn an_invitation_is_good_for_so_many_nodes_and_so_long() {
+    let mut state = ClusterState::default();
+    state.apply(genesis()).unwrap();
+    for index in 1..=3 {
+        state.apply(join(index, 1, Role::Storage, 200)).unwrap();
+    }
+    // The same node again, after a lost answer: it gets the passport that counts, and no use is counted.
+    let again = state.apply(join(3, 1, Role::Storage, 2_000)).unwrap();
+    assert_eq!(again, Outcome::Joined { passport: b"host-3".to_vec() });
+    let used_up = refused(&mut state, join(4, 1, Role::Storage, 200));
+    assert_eq!(used_up, Refusal::InvitationUsedUp { uses_max: 3 });
+    assert_eq!(Fault::from(used_up).kind, Kind::Refused);
+    let late = refused(&mut state, join(4, 2, Role::Storage, 1_001));
+    assert_eq!(late, Refusal::InvitationExpired { expired_at: 1_000 });
+    // Long after it expired, its uses are forgotten; it is refused as expired all the same.
+    let Command::Join(mut fresh) = join(4, 2, Role::Storage, 1_000_000) else { unreachable!() };
+    fresh.invitation.expires_at = 2_000_000;
+    state.apply(Command::Join(fresh)).unwrap();
+    assert_eq!(state.invitations.len(), 1);
+    let expired = refused(&mut state, join(5, 1, Role::Storage, 1_000_000));
+    assert_eq!(expired, Refusal::InvitationExpired { expired_at: 1_000 });
+}
+
+#[test]
+fn a_node_that_left_does_not_come_back() {
+    let mut state = cluster();
+    state.apply(join(3, 1, Role::Client, 300)).unwrap();
+    let leave = Command::Leave { node: node(3), at: 400 };
+    state.apply(leave.clone()).unwrap();
+    assert_eq!(state.apply(leave), Ok(Outcome::Done));
+    assert_eq!(refused(&mut state, join(3, 2, Role::Storage, 500)), Refusal::Revoked { node: node(3) });
+    let holds = refused(&mut state, Command::Leave { node: node(2), at: 400 });
+    assert_eq!(holds, Refusal::NodeHoldsSlots { node: "host-2".into(), volume: "pg".into() });
+    granted(&mut state, attach(0, 2, AttachMode::Fresh));
+    let attached = refused(&mut state, Command::Leave { node: node(2), at: 400 });
+    assert_eq!(attached, Refusal::NodeAttached { node: "host-2".into(), volume: "pg".into() });
+}
+
+#[test]
+fn a_silo_must_continue_its_chain() {
+    let mut state = cluster();
+    let opened = state.apply(open(1, 1, &[11, 20, 21])).unwrap();
+    assert_eq!(opened, Outcome::SiloOpened { new: false, moved_from: None });
+    assert_eq!(state.silos[&silo(1)].incarnation, Incarnation(21));
+    // The backup of the disk from before: its chain ends at 11.
+    let foreign = refused(&mut state, open(1, 1, &[11, 30]));
+    assert_eq!(foreign, Refusal::ForeignSilo { silo: silo(1) });
+    assert_eq!(refused(&mut state, open(1, 1, &[])), Refusal::ForeignSilo { silo: silo(1) });
+    // The disk in another machine.
+    let moved = state.apply(open(1, 2, &[21, 22])).unwrap();
+    assert_eq!(moved, Outcome::SiloOpened { new: false, moved_from: Some(node(1)) });
+    state.apply(join(3, 1, Role::Client, 300)).unwrap();
+    assert_eq!(refused(&mut state, open(9, 3, &[1])), Refusal::RoleGivesNoSilos { node: "host-3".into() });
+    assert_eq!(refused(&mut state, open(9, 8, &[1])), Refusal::NoSuchNode { node: node(8) });
+}
+
+#[test]
+fn bad_volumes_are_refused_with_what_is_possible() {
+    let mut state = cluster();
+    for size_bytes in [0, 4095, (64 << 40) + 4096] {
+        assert_eq!(refused(&mut state, create(1, "v", size_bytes, 3)), Refusal::BadSize { size_bytes });
+    }
+    let long = "x".repeat(65);
+    for name in ["", "a/b", "a\nb", long.as_str()] {
+        let refusal = refused(&mut state, create(1, name, GIB, 3));
+        assert!(matches!(refusal, Refusal::BadName { .. }), "{refusal:?}");
+        let fault = Fault::from(refusal);
+        assert_eq!(fault.kind, Kind::Usage);
+        assert!(!fault.message.contains('\n'));
+    }
+    for replicas in [0, 2, 4] {
+        assert_eq!(refused(&mut state, create(1, "v", GIB, replicas)), Refusal::BadReplicas { replicas });
+    }
+    let few = refused(&mut state, create(1, "v", GIB, 5));
+    assert_eq!(few, Refusal::TooFewNodes { replicas: 5, nodes: 3 });
+    assert!(Fault::from(few).hint.unwrap().contains("--replicas 1"));
+    let taken = refused(&mut state, create(1, "pg", GIB, 3));
+    assert_eq!(Fault::from(taken).kind, Kind::Conflict);
+    state.apply(create(1, "largest", 64 << 40, 1)).unwrap();
+    assert_eq!(state.volumes[&volume(1)].slots.len(), 64);
+    // The same creation again is the same volume.
+    assert_eq!(state.apply(create(1, "largest", 64 << 40, 1)), Ok(Outcome::Created { volume: volume(1) }));
+    assert_eq!(refused(&mut state, create(1, "other", GIB, 1)), Refusal::VolumeIdUsed { volume: volume(1) });
+}
+
+#[test]
+fn slots_lie_on_silos_in_service_only() {
+    let mut state = cluster();
+    state.apply(join(3, 1, Role::Storage, 300)).unwrap();
+    state.apply(open(3, 3, &[13])).unwrap();
+    state.apply(Command::SetSiloState { silo: silo(0), state: SiloState::Retired }).unwrap();
+    state.apply(create(1, "v", 100 * GIB, 3)).unwrap();
+    for slot in &state.volumes[&volume(1)].slots {
+        assert_eq!(slot.silos.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+        assert!(!slot.silos.contains(&silo(0)));
+    }
+    state.apply(Command::SetSiloState { silo: silo(1), state: SiloState::Retired }).unwrap();
+    assert_eq!(refused(&mut state, create(2, "w", GIB, 3)), Refusal::TooFewNodes { replicas: 3, nodes: 2 });
+}
+
+#[test]
+fn one_node_writes_a_volume() {
+    let mut state = cluster();
+    let first = granted(&mut state, attach(0, 0, AttachMode::Fresh));
+    let held = refused(&mut state, attach(0, 1, AttachMode::Fresh));
+    let fault = Fault::from(held);
+    assert_eq!(fault.kind, Kind::Conflict);
+    assert!(fault.message.contains("host-0"));
+    assert_eq!(fault.hint.as_deref(), Some("infinit volume attach pg --takeover"));
+    let second = granted(&mut state, attach(0, 1, AttachMode::Takeover));
+    assert_eq!(second, first.next());
+    // The old holder is fenced: it neither resumes nor detaches.
+    let resume = refused(&mut state, attach(0, 0, AttachMode::Resume { epoch: first }));
+    assert_eq!(resume, Refusal::NotResumable { volume: "pg".into() });
+    let detach = |epoch| Command::Detach { volume: volume(0), epoch };
+    assert!(matches!(refused(&mut state, detach(first)), Refusal::StaleEpoch { .. }));
+    // The new one resumes after its restart, with an epoch of its own again.
+    let third = granted(&mut state, attach(0, 1, AttachMode::Resume { epoch: second }));
+    assert_eq!(third, second.next());
+    assert!(matches!(
+        refused(&mut state, attach(0, 1, AttachMode::Resume { epoch: second })),
+        Refusal::NotResumable { .. }
+    ));
+    state.apply(detach(third)).unwrap();
+    state.apply(detach(third)).unwrap();
+    assert_eq!(granted(&mut state, attach(0, 2, AttachMode::Fresh)), third.next());
+}
+
+#[test]
+fn a_closed_export_is_opened_by_its_user_only() {
+    let mut state = cluster();
+    let first = granted(&mut state, attach(0, 0, AttachMode::Fresh));
+    let close = |epoch| Command::CloseExport { volume: volume(0), epoch };
+    assert!(matches!(refused(&mut state, close(first.next())), Refusal::StaleEpoch { .. }));
+    state.apply(close(first)).unwrap();
+    refused(&mut state, attach(0, 0, AttachMode::Resume { epoch: first }));
+    refused(&mut state, attach(0, 1, AttachMode::Fresh));
+    let second = granted(&mut state, attach(0, 0, AttachMode::Fresh));
+    assert!(!state.volumes[&volume(0)].attachment.as_ref().unwrap().export_closed);
+    assert_eq!(second, first.next());
+}
+
+#[test]
+fn a_deleted_volume_leaves_a_tombstone() {
+    let mut state = cluster();
+    let epoch = granted(&mut state, attach(0, 0, AttachMode::Fresh));
+    let delete = Command::DeleteVolume { volume: volume(0), at: 9 };
+    let fault = Fault::from(refused(&mut state, delete.clone()));
+    assert_eq!((fault.kind, fault.hint.as_deref()), (Kind::Conflict, Some("infinit volume detach pg")));
+    state.apply(Command::Detach { volume: volume(0), epoch }).unwrap();
+    state.apply(delete.clone()).unwrap();
+    assert_eq!(state.apply(delete), Ok(Outcome::Done));
+    assert_eq!(state.deleted[&volume(0)], 9);
+    assert_eq!(refused(&mut state, create(0, "pg", GIB, 3)), Refusal::VolumeIdUsed { volume: volume(0) });
+    state.apply(create(1, "pg", GIB, 3)).unwrap();
+    let unknown = refused(&mut state, Command::DeleteVolume { volume: volume(7), at: 9 });
+    assert_eq!(unknown.kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_stored_state_reads_back_and_damage_is_noticed() {
+    let state = cluster();
+    let bytes = state.encode();
+    // The version stands in front.
+    assert_eq!(bytes[0], 0);
+    assert_eq!(ClusterState::decode(&bytes), Ok(state));
+    assert_eq!(ClusterState::decode(&bytes[..bytes.len() - 1]), Err(BadState));
+    assert_eq!(ClusterState::decode(&[9, 0, 0]), Err(BadState));
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let role = prop_oneof![Just(Role::Storage), Just(Role::Client), Just(Role::Admin)];
+    let epoch = (0u64..6).prop_map(Epoch);
+    let mode = prop_oneof![
+        Just(AttachMode::Fresh),
+        Just(AttachMode::Takeover),
+        (0u64..6).prop_map(|epoch| AttachMode::Resume { epoch: Epoch(epoch) })
+    ];
+    let name = prop::sample::select(vec!["a", "b", "c", "", "x/y"]);
+    let size = prop::sample::select(vec![0, 4096, GIB, 100 * GIB, 65 << 40, 17]);
+    prop_oneof![
+        1 => Just(genesis()),
+        3 => (0u8..5, 0u8..3, role, 0u64..1_200).prop_map(|(n, i, role, at)| join(n, i, role, at)),
+        1 => (0u8..5).prop_map(|n| Command::Announce(Announcement {
+            node: node(n), name: "renamed".into(), data_addresses: vec![], discovery_addresses: vec![], zone: None,
+        })),
+        1 => (0u8..5).prop_map(|n| Command::Leave { node: node(n), at: 3 }),
+        3 => (0u8..5, 0u8..5, prop::collection::vec(0u64..4, 0..3)).prop_map(|(s, n, chain)| open(s, n, &chain)),
+        1 => (0u8..5, any::<bool>()).prop_map(|(s, on)| Command::SetSiloState {
+            silo: silo(s), state: if on { SiloState::InService } else { SiloState::Retired },
+        }),
+        4 => (0u8..6, name, size, 0u8..4).prop_map(|(v, name, size, replicas)| create(v, name, size, replicas)),
+        6 => (0u8..6, 0u8..5, mode).prop_map(|(v, n, mode)| attach(v, n, mode)),
+        2 => (0u8..6, epoch.clone()).prop_map(|(v, epoch)| Command::Detach { volume: volume(v), epoch }),
+        1 => (0u8..6, epoch).prop_map(|(v, epoch)| Command::CloseExport { volume: volume(v), epoch }),
+        1 => (0u8..6).prop_map(|v| Command::DeleteVolume { volume: volume(v), at: 3 }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_the_state_stays_sound(commands in prop::collection::vec(any_command(), 1..80)) {
+        let mut state = ClusterState::default();
+        let mut twin = ClusterState::default();
+        for command in commands {
+            let before = state.clone();
+            let result = state.apply(command.clone());
+            prop_assert_eq!(&result, &twin.apply(command));
+            prop_assert_eq!(&state, &twin);
+            if let Err(refusal) = &result {
+                prop_assert_eq!(&state, &before);
+                let fault = Fault::from(refusal.clone());
+                prop_assert!(!fault.message.is_empty() && !fault.message.contains('\n'));
+            }
+            for (id, old) in &before.volumes {
+                let Some(new) = state.volumes.get(id) else {
+                    prop_assert!(old.attachment.is_none() && state.deleted.contains_key(id));
+                    continue;
+                };
+                prop_assert!(new.epoch >= old.epoch);
+                let regranted = new.attachment.as_ref().is_some_and(|a| a.epoch > old.epoch);
+                prop_assert_eq!(regranted, new.epoch > old.epoch);
+            }
+            let names: std::collections::BTreeSet<_> = state.volumes.values().map(|v| &v.name).collect();
+            prop_assert_eq!(names.len(), state.volumes.len());
+            prop_assert!(state.silos.values().all(|silo| state.members.contains_key(&silo.node)));
+            prop_assert!(state.volumes.keys().all(|id| !state.deleted.contains_key(id)));
+        }
+        prop_assert_eq!(ClusterState::decode(&state.encode()), Ok(state));
+    }
+}

@@ -1,0 +1,103 @@
+//! What the command line does without a daemon, or to become one.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::error::Result;
+use crate::base::units::Size;
+use crate::daemon::api::{Invitation, Invite, Network};
+use crate::daemon::home::Home;
+use crate::daemon::{demo as demonstration, membership, node};
+
+/// Which of this machine's networks is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// An absolute path; may not exist yet.
+    pub home: PathBuf,
+    /// Needed where the home has several networks.
+    pub network: Option<String>,
+}
+
+/// A directory to store blocks in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiloSpec {
+    /// An absolute path.
+    pub path: PathBuf,
+    /// The most it may hold; what its file system holds if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Size>,
+}
+
+/// How to run this machine's node. What is absent is as it was last time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    pub silos: Vec<SiloSpec>,
+    pub listen: Option<SocketAddr>,
+    pub advertise: Option<SocketAddr>,
+    pub zone: Option<String>,
+    /// Find peers of the local network by multicast.
+    pub mdns: bool,
+}
+
+/// What a demonstration tells while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DemoEvent {
+    /// A step that begins, in a few words.
+    Step(String),
+    /// So many bytes of the copy are done, of so many.
+    Copied { bytes: u64, total_bytes: u64 },
+}
+
+/// What a demonstration proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DemoProof {
+    pub bytes_written: u64,
+    pub writes_answered: u64,
+    pub writes_verified: u64,
+    pub writes_lost: u64,
+    /// The longest a write waited while a node was killed.
+    pub stall_ms: u64,
+    /// Where the cluster is, if it was left running.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<PathBuf>,
+    /// Commands to try next, if it was left running.
+    pub next: Vec<String>,
+}
+
+/// `network create`: keys, genesis, and this machine as its first node.
+pub async fn create(place: &Place, name: &str) -> Result<Network> {
+    membership::create(&place.home, name)
+}
+
+/// `network join`: this node's key, and a passport from the network that the token names.
+pub async fn join(place: &Place, token: &str) -> Result<Network> {
+    membership::join(&place.home, token).await
+}
+
+/// `network invite` without a daemon, signed by the network's key if this machine holds it.
+pub async fn invite(place: &Place, request: &Invite) -> Result<Invitation> {
+    let home = Home::find(place)?;
+    membership::invite(&home, request, membership::own_contacts(&home)?)
+}
+
+/// `network list`: the networks of this home.
+pub async fn list(home: &Path) -> Result<Vec<Network>> {
+    Home::all(home)?.iter().map(membership::describe).collect()
+}
+
+/// `network show` without a daemon.
+pub async fn show(place: &Place) -> Result<Network> {
+    membership::describe(&Home::find(place)?)
+}
+
+/// `node run`: returns once the node has stopped.
+pub async fn run(place: &Place, options: RunOptions) -> Result<()> {
+    node::run(Home::find(place)?, options).await
+}
+
+/// `demo`: a cluster of real processes, a node killed, everything read back.
+pub async fn demo(keep: bool, tell: &mut (dyn FnMut(DemoEvent) + Send)) -> Result<DemoProof> {
+    demonstration::run(keep, tell).await
+}

@@ -1,0 +1,190 @@
+//! The silos of this node: opened at start, made known to the cluster, rid of volumes that were deleted.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::statvfs;
+use tokio::sync::watch;
+
+use crate::base::error::{Fault, Kind, Result};
+use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
+use crate::base::units::Size;
+use crate::cluster::consensus::{Group, ProposeError};
+use crate::cluster::replication::service::{SiloHandle, SiloService, Silos};
+use crate::cluster::state::ClusterState;
+use crate::cluster::state::command::{Command, SiloOpening};
+use crate::daemon::home::create_dir;
+use crate::daemon::offline::SiloSpec;
+use crate::daemon::peers::SiloLife;
+use crate::store::disk::{Disk, RealDisk};
+use crate::store::error::StoreError;
+use crate::store::silo::{Silo, SiloOptions};
+use crate::store::superblock;
+
+/// How long one try to tell the cluster of a silo may take, and the pause between two.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The running silos of this node.
+pub struct NodeSilos {
+    services: Vec<(PathBuf, u64, SiloService)>,
+    registry: Silos,
+}
+
+impl NodeSilos {
+    /// Opens every silo, formats those that are blank, and starts their threads.
+    pub fn open(specs: &[SiloSpec], network: NetworkId) -> Result<NodeSilos> {
+        let boot = boot_id()?;
+        let mut silos = NodeSilos { services: Vec::new(), registry: Silos::default() };
+        for spec in specs {
+            let silo = open_silo(spec, boot, network)?;
+            let capacity = silo.capacity_bytes();
+            tracing::info!("silo {} at {}: {}", silo.id().short(), spec.path.display(), Size(capacity));
+            let service = SiloService::start(silo, boot, tokio::runtime::Handle::current())
+                .map_err(|error| Fault::io("start the threads of", &spec.path, &error))?;
+            silos.registry.insert(service.handle().clone());
+            silos.services.push((spec.path.clone(), capacity, service));
+        }
+        Ok(silos)
+    }
+
+    pub fn registry(&self) -> &Silos {
+        &self.registry
+    }
+
+    pub fn ids(&self) -> BTreeSet<SiloId> {
+        self.services.iter().map(|(_, _, service)| service.handle().id()).collect()
+    }
+
+    /// What this node says of its silos.
+    pub fn lives(&self) -> Vec<SiloView> {
+        self.services
+            .iter()
+            .map(|(path, capacity_bytes, service)| SiloView {
+                path: path.clone(),
+                capacity_bytes: *capacity_bytes,
+                handle: service.handle().clone(),
+            })
+            .collect()
+    }
+
+    /// Stops every silo and closes it cleanly.
+    pub fn stop(self) {
+        for (path, _, service) in self.services {
+            if let Err(error) = service.stop() {
+                tracing::error!("silo {} was not closed cleanly: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// A silo as the rest of the daemon sees it.
+#[derive(Clone)]
+pub struct SiloView {
+    pub path: PathBuf,
+    pub capacity_bytes: u64,
+    pub handle: SiloHandle,
+}
+
+impl SiloView {
+    pub fn life(&self) -> SiloLife {
+        let silo = self.handle.silo();
+        SiloLife {
+            id: silo.id(),
+            path: self.path.clone(),
+            capacity_bytes: self.capacity_bytes,
+            used_bytes: silo.used_bytes(),
+            fault: silo.faulted().map(|fault| fault.to_string()),
+        }
+    }
+}
+
+fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo> {
+    create_dir(&spec.path)?;
+    let fault = |error: StoreError| store_fault(&spec.path, &error);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&spec.path));
+    if superblock::network(&disk).is_some_and(|formatted_for| formatted_for != network) {
+        return Err(Fault::refused(format!("the silo at {} belongs to another network", spec.path.display()))
+            .hint("choose an empty directory with --silo"));
+    }
+    let capacity_bytes = match spec.capacity {
+        Some(size) => size.0,
+        None => {
+            let stat = statvfs(&spec.path).map_err(|error| Fault::io("look at", &spec.path, &error.into()))?;
+            stat.f_blocks * stat.f_frsize
+        }
+    };
+    let options = SiloOptions::new(capacity_bytes, Incarnation(rand::random()), boot);
+    match Silo::open(disk.clone(), options.clone()) {
+        Err(StoreError::NotFormatted | StoreError::HalfFormatted) => {
+            Silo::format_for(disk.clone(), SiloId::random(), network).map_err(fault)?;
+            Silo::open(disk, options).map_err(fault)
+        }
+        opened => opened.map_err(fault),
+    }
+}
+
+/// A store's error as a person is told.
+fn store_fault(path: &Path, error: &StoreError) -> Fault {
+    let (kind, hint) = match error {
+        StoreError::Locked => (Kind::Conflict, "stop the other daemon, or choose another --silo"),
+        StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory with --silo"),
+        StoreError::Newer { .. } => (Kind::Failed, "install the newer infinit again"),
+        _ => (Kind::Failed, "the volumes live on with their other copies: start with a new, empty silo"),
+    };
+    Fault::new(kind, format!("silo {}: {error}", path.display())).hint(hint)
+}
+
+/// The random id that Linux draws at each boot.
+fn boot_id() -> Result<[u8; 16]> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).map_err(|error| Fault::io("read", path, &error))?;
+    let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+    let id: VolumeId = digits.parse().map_err(|_| Fault::failed("the kernel's boot id reads unlike one"))?;
+    Ok(id.0)
+}
+
+/// Tells the cluster of a silo's opening until it knows: until then the silo keeps its chain of incarnations.
+pub async fn announce(view: SiloView, node: NodeId, group: Group) {
+    let silo = view.handle.silo().clone();
+    let opening = SiloOpening { silo: silo.id(), node, capacity_bytes: view.capacity_bytes, chain: silo.chain() };
+    loop {
+        match group.propose(Command::OpenSilo(opening.clone()), OPEN_LIMIT).await {
+            Ok(_) => {
+                view.handle.confirmed();
+                return;
+            }
+            Err(ProposeError::Refused(refusal)) => {
+                tracing::error!("silo {} is not taken into the cluster: {refusal}", view.path.display());
+                view.handle.retire(refusal.to_string());
+                return;
+            }
+            Err(ProposeError::Stopped) => return,
+            Err(ProposeError::NoQuorum | ProposeError::TimedOut | ProposeError::TooLarge) => {
+                tokio::time::sleep(OPEN_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Lets the silos forget volumes once the cluster state says that they were deleted.
+pub async fn forget_deleted(views: Vec<SiloView>, mut state: watch::Receiver<Arc<ClusterState>>) {
+    let mut done: BTreeSet<VolumeId> = BTreeSet::new();
+    loop {
+        let fresh: Vec<VolumeId> =
+            state.borrow_and_update().deleted.keys().filter(|id| !done.contains(id)).copied().collect();
+        for volume in fresh {
+            for view in &views {
+                if view.handle.silo().slots().iter().any(|(key, _)| key.volume == volume) {
+                    view.handle.forget(volume);
+                }
+            }
+            done.insert(volume);
+        }
+        if state.changed().await.is_err() {
+            return;
+        }
+    }
+}

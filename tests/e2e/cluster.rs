@@ -1,0 +1,334 @@
+//! A cluster of real processes: started, asked, killed, frozen, started again, and gone with the test.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use infinit::base::error::Fault;
+use infinit::daemon::api::{Attachment, Invitation, NodeState, SiloState, Status, Volume, VolumeState};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
+
+/// The binary under test.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_infinit");
+/// How long whatever is waited for may take: far beyond what is promised, which is measured apart.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two questions whether something has come about: real processes announce nothing to a test.
+const PAUSE: Duration = Duration::from_millis(25);
+/// The last lines of each log that a failed test shows.
+const LOG_LINES: usize = 25;
+
+/// One cluster at a time: the tests measure times.
+static TURN: Mutex<()> = Mutex::new(());
+
+pub struct Cluster {
+    nodes: Vec<Node>,
+    pub folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+struct Node {
+    home: PathBuf,
+    process: Option<Child>,
+}
+
+/// How the command line refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub call: String,
+    pub code: i32,
+    pub fault: Fault,
+}
+
+impl Cluster {
+    /// Homes without anything, and nothing running.
+    pub fn bare(nodes: usize) -> Cluster {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::Builder::new().prefix("inf").tempdir().unwrap();
+        let nodes = (0..nodes).map(|node| Node { home: folder.path().join(format!("{node}")), process: None });
+        Cluster { nodes: nodes.collect(), folder, _turn: turn }
+    }
+
+    /// Nodes that run, know one another, and have a silo each, by the commands that a user types.
+    pub fn new(nodes: usize) -> Cluster {
+        let mut cluster = Cluster::bare(nodes);
+        cluster.run(0, &["network", "create", "prod"]);
+        cluster.start_with(0, &["--listen", "127.0.0.1:0", "--no-mdns"]);
+        cluster.wait(0);
+        for node in 1..nodes {
+            let token = cluster.run(0, &["network", "invite"]);
+            cluster.run(node, &["network", "join", token.trim()]);
+            cluster.start_with(node, &["--listen", "127.0.0.1:0", "--no-mdns"]);
+            cluster.wait(node);
+        }
+        let voters = if nodes < 3 { 1 } else { 3 };
+        for node in 0..nodes {
+            cluster.until(node, "all nodes are up with their silos and votes", |status| {
+                let up = status.nodes.iter().filter(|n| n.state == NodeState::Up && n.silos.iter().any(is_up)).count();
+                up == nodes && status.network.cluster.as_ref().is_some_and(|c| c.voters.len() == voters)
+            });
+        }
+        cluster
+    }
+
+    pub fn home(&self, node: usize) -> &Path {
+        &self.nodes[node].home
+    }
+
+    /// The NBD socket of a volume attached there.
+    pub fn socket(&self, node: usize, volume: &str) -> PathBuf {
+        self.home(node).join("nbd").join(format!("{volume}.sock"))
+    }
+
+    pub fn log(&self, node: usize) -> String {
+        std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
+    }
+
+    /// Starts a node as it was started last.
+    pub fn start(&mut self, node: usize) {
+        self.start_with(node, &[]);
+    }
+
+    pub fn start_with(&mut self, node: usize, options: &[&str]) {
+        assert!(self.nodes[node].process.is_none(), "node {node} runs already");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path(node)).unwrap();
+        let mut command = self.command(node, &["node", "run"]);
+        let process = command.args(options).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.nodes[node].process = Some(process);
+    }
+
+    /// Returns once the node says that it is ready.
+    pub fn wait(&self, node: usize) {
+        self.run(node, &["node", "wait", "--timeout", "60s"]);
+    }
+
+    /// SIGKILL to all of them at once; returns once they are gone.
+    pub fn kill(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.signal(*node, Signal::KILL);
+        }
+        for node in nodes {
+            let status = self.nodes[*node].process.take().unwrap().wait().unwrap();
+            assert!(!status.success(), "node {node} ended by itself before it was killed");
+        }
+    }
+
+    /// SIGTERM; returns once the node has ended, well.
+    pub fn stop(&mut self, node: usize) {
+        self.signal(node, Signal::TERM);
+        self.ended(node);
+    }
+
+    /// Waits for a node that was told to stop.
+    pub fn ended(&mut self, node: usize) {
+        let mut process = self.nodes[node].process.take().unwrap();
+        let mut status = None;
+        let ended = eventually(PATIENCE, || {
+            status = process.try_wait().unwrap();
+            status.is_some()
+        });
+        if !ended {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            panic!("node {node} did not stop");
+        }
+        assert!(status.is_some_and(|status| status.success()), "node {node} did not end well: {status:?}");
+    }
+
+    pub fn freeze(&self, node: usize) {
+        self.signal(node, Signal::STOP);
+    }
+
+    pub fn thaw(&self, node: usize) {
+        self.signal(node, Signal::CONT);
+    }
+
+    fn signal(&self, node: usize, signal: Signal) {
+        kill_process(self.pid(node), signal).unwrap();
+    }
+
+    fn pid(&self, node: usize) -> Pid {
+        let process = self.nodes[node].process.as_ref().unwrap_or_else(|| panic!("node {node} does not run"));
+        Pid::from_raw(process.id().cast_signed()).unwrap()
+    }
+
+    /// The command line with this node's home.
+    pub fn command(&self, node: usize, words: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.env_remove("INFINIT_LOG").env("INFINIT_HOME", self.home(node)).env("NO_COLOR", "1");
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command that must succeed; returns what it printed for scripts.
+    pub fn run(&self, node: usize, words: &[&str]) -> String {
+        let output = self.command(node, words).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {}: {errors}", call(node, words), output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that must succeed; returns its JSON.
+    pub fn ask<T: DeserializeOwned>(&self, node: usize, words: &[&str]) -> T {
+        let text = self.run(node, &[words, &["--output", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}: {text}", call(node, words)))
+    }
+
+    /// Runs a command that must be refused, in one line with a hint for people and as JSON for scripts.
+    pub fn refused(&self, node: usize, words: &[&str]) -> Refused {
+        let output = self.command(node, &[words, &["--output", "json"]].concat()).output().unwrap();
+        refusal(call(node, words), &output)
+    }
+
+    /// As [`Self::refused`] by a second process that must not become the node's daemon.
+    pub fn refused_run(&self, node: usize, options: &[&str]) -> Refused {
+        let output = output_within(self.command(node, &[&["node", "run"], options].concat()), PATIENCE);
+        refusal(call(node, &["node", "run"]), &output)
+    }
+
+    pub fn status(&self, node: usize) -> Status {
+        self.ask(node, &["status"])
+    }
+
+    pub fn volume(&self, node: usize, name: &str) -> Volume {
+        let status = self.status(node);
+        let found = status.volumes.into_iter().find(|volume| volume.name == name);
+        found.unwrap_or_else(|| panic!("node {node} knows no volume {name}"))
+    }
+
+    /// Asks for the status until it is as it should be, and returns how long that took.
+    pub fn until(&self, node: usize, what: &str, mut as_meant: impl FnMut(&Status) -> bool) -> Duration {
+        let begun = Instant::now();
+        let mut last = None;
+        let came = eventually(PATIENCE, || {
+            let status = self.status(node);
+            let good = as_meant(&status);
+            last = Some(status);
+            good
+        });
+        assert!(came, "node {node} never saw that {what}; at last it said: {last:#?}");
+        begun.elapsed()
+    }
+
+    pub fn until_volume(&self, node: usize, name: &str, state: VolumeState) -> Duration {
+        self.until(node, &format!("volume {name} is {state}"), |status| {
+            status.volumes.iter().any(|volume| volume.name == name && volume.state == state)
+        })
+    }
+
+    pub fn attach(&self, node: usize, volume: &str) -> Attachment {
+        self.ask(node, &["volume", "attach", volume])
+    }
+
+    pub fn invite(&self, node: usize, options: &[&str]) -> Invitation {
+        self.ask(node, &[&["network", "invite"], options].concat())
+    }
+
+    fn log_path(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("{node}.log"))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(process) = &mut node.process {
+                // It may have ended already.
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+        if std::thread::panicking() {
+            for node in 0..self.nodes.len() {
+                let log = self.log(node);
+                let skipped = log.lines().count().saturating_sub(LOG_LINES);
+                let tail: Vec<&str> = log.lines().skip(skipped).collect();
+                eprintln!("--- the log of node {node} ends\n{}", tail.join("\n"));
+            }
+        }
+    }
+}
+
+impl Refused {
+    /// Checks the exit code, words of the message, and that a hint follows.
+    #[track_caller]
+    pub fn expect(&self, code: i32, words: &[&str]) -> &Self {
+        let Refused { call, fault, .. } = self;
+        assert_eq!(self.code, code, "{call}: {fault:?}");
+        assert_eq!(i32::from(fault.kind.exit_code()), code, "{call}: {fault:?}");
+        assert_eq!(fault.message.lines().count(), 1, "{call}: {fault:?}");
+        assert!(fault.hint.as_ref().is_some_and(|hint| hint.lines().count() == 1), "{call}: {fault:?}");
+        let text = format!("{} {}", fault.message, fault.hint.as_deref().unwrap_or_default());
+        for word in words {
+            assert!(text.contains(word), "{call}: '{word}' is missing from: {text}");
+        }
+        self
+    }
+}
+
+fn refusal(call: String, output: &std::process::Output) -> Refused {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let code = output.status.code().unwrap_or_else(|| panic!("{call}: {}: {errors}", output.status));
+    assert_ne!(code, 0, "{call} was not refused");
+    assert!(output.stdout.is_empty(), "{call} printed {}", String::from_utf8_lossy(&output.stdout));
+    let last = errors.lines().last().unwrap_or_default();
+    let fault = serde_json::from_str(last).or_else(|_| {
+        // A daemon logs before; then people read the error and its hint.
+        let line = |prefix: &str| errors.lines().find_map(|line| line.strip_prefix(prefix).map(str::to_owned));
+        let kind = (1..=7).map(kind_of).find(|kind| i32::from(kind.exit_code()) == code);
+        match (kind, line("error: ")) {
+            (Some(kind), Some(message)) => Ok(Fault { kind, message, hint: line("hint: ") }),
+            _ => Err(()),
+        }
+    });
+    let fault = fault.unwrap_or_else(|()| panic!("{call} ended with {code} and said no error: {errors}"));
+    Refused { call, code, fault }
+}
+
+fn kind_of(code: u8) -> infinit::base::error::Kind {
+    use infinit::base::error::Kind;
+    match code {
+        2 => Kind::Usage,
+        3 => Kind::NotFound,
+        4 => Kind::Conflict,
+        5 => Kind::Unreachable,
+        6 => Kind::Refused,
+        7 => Kind::TimedOut,
+        _ => Kind::Failed,
+    }
+}
+
+/// Runs a command that should end soon, and ends it if it does not.
+pub fn output_within(mut command: Command, limit: Duration) -> std::process::Output {
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    if !eventually(limit, || process.try_wait().unwrap().is_some()) {
+        process.kill().unwrap();
+        let output = process.wait_with_output().unwrap();
+        panic!("{command:?} still ran after {limit:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    process.wait_with_output().unwrap()
+}
+
+/// Asks until the answer is yes or the time is over, and says which.
+pub fn eventually(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if is_so() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn is_up(silo: &infinit::daemon::api::Silo) -> bool {
+    silo.state == SiloState::Up
+}
+
+fn call(node: usize, words: &[&str]) -> String {
+    format!("node {node}: infinit {}", words.join(" "))
+}

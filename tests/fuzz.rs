@@ -1,0 +1,242 @@
+//! A small mutational fuzzer for everything that decodes bytes from outside: none of them may panic, whatever comes.
+//!
+//! It knows nothing of coverage; what makes it reach deep is a corpus of valid inputs and targets that mend checksums.
+//! `INFINIT_FUZZ_SECONDS` is the time for each target (2 by default, 600 in the acceptance run), `INFINIT_FUZZ_SEED`
+//! another seed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use infinit::base::id::{
+    ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId,
+};
+use infinit::base::record::{HEADER_BYTES, Record};
+use infinit::cluster::replication::message::{
+    Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Request as Ask, ToSilo,
+};
+use infinit::interface::nbd::option::{self, OptionHeader};
+use infinit::interface::nbd::protocol::{OPT_GO, OPT_SET_META_CONTEXT, OPTION_HEADER_BYTES, REQUEST_BYTES};
+use infinit::interface::nbd::request::{Request, Rules};
+use infinit::store::replay;
+use infinit::transport::identity::{NetworkKey, NodeKey, TokenKey};
+use infinit::transport::passport::{self, Invitation, Passport, Role};
+use infinit::transport::token::{self, Contact, Token};
+use infinit::transport::{discovery, hello, rpc, stream};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, RngCore, SeedableRng};
+
+use crate::nbd::raw;
+
+/// The longest input that is made.
+const INPUT_BYTES_MAX: usize = 16 << 10;
+/// Numbers at which lengths and counts are most often wrong.
+const EDGES: [u64; 12] = [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 0xffff_ffff_ffff_ffff];
+
+/// Runs `target` on mutations of `corpus` for the configured time.
+///
+/// # Panics
+/// If the target panics; prints the seed and the input in hexadecimal.
+pub fn fuzz(name: &str, corpus: &[Vec<u8>], target: fn(&[u8])) {
+    let number = |variable, default| std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (seconds, seed) = (number("INFINIT_FUZZ_SECONDS", 2), number("INFINIT_FUZZ_SEED", 1));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut runs = 0_u64;
+    corpus.iter().for_each(|input| target(input));
+    while Instant::now() < end {
+        for _ in 0..256 {
+            let input = mutated(corpus, &mut random);
+            if catch_unwind(AssertUnwindSafe(|| target(&input))).is_err() {
+                let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
+                panic!("{name}: seed {seed}, run {runs}: the target panicked on {hex}");
+            }
+            runs += 1;
+        }
+    }
+    println!("{name}: {runs} inputs in {seconds} s, seed {seed}");
+    assert!(runs > 1000, "{name}: only {runs} inputs in {seconds} s");
+}
+
+fn mutated(corpus: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
+    let mut input = corpus.choose(random).cloned().unwrap_or_default();
+    for _ in 0..random.random_range(1..=6) {
+        mutate(&mut input, corpus, random);
+    }
+    input.truncate(INPUT_BYTES_MAX);
+    input
+}
+
+fn mutate(input: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut StdRng) {
+    let at = if input.is_empty() { 0 } else { random.random_range(0..input.len()) };
+    let length = random.random_range(0..=(input.len() - at).min(64));
+    match random.random_range(0..8) {
+        0 if at < input.len() => input[at] ^= 1 << random.random_range(0..8),
+        1 if at < input.len() => input[at] = random.random(),
+        2 => edge(input, at, random),
+        3 => input.truncate(at),
+        4 => drop(input.drain(at..at + length)),
+        5 => {
+            let copy = input[at..at + length].to_vec();
+            input.splice(at..at, copy);
+        }
+        6 => {
+            let mut noise = vec![0; random.random_range(1..32)];
+            random.fill_bytes(&mut noise);
+            input.splice(at..at, noise);
+        }
+        _ => {
+            let other = corpus.choose(random).map_or(&[][..], Vec::as_slice);
+            let from = if other.is_empty() { 0 } else { random.random_range(0..other.len()) };
+            input.splice(at.., other[from..].iter().copied());
+        }
+    }
+}
+
+/// Overwrites a field of two, four or eight bytes, in either byte order, with a number at an edge.
+fn edge(input: &mut [u8], at: usize, random: &mut StdRng) {
+    let number = EDGES.choose(random).copied().unwrap_or_default();
+    let width = [2, 4, 8].choose(random).copied().unwrap_or(4);
+    let bytes = if random.random() { number.to_le_bytes() } else { (number << (64 - 8 * width)).to_be_bytes() };
+    let end = (at + width).min(input.len());
+    input[at..end].copy_from_slice(&bytes[..end - at]);
+}
+
+#[test]
+fn nbd_options() {
+    let go = raw::ask("disk", &[0, 1, 3]);
+    let contexts = raw::contexts("disk", &["base:allocation", "base:", "x-any:thing"]);
+    let corpus = [
+        raw::option(OPT_GO, go.len() as u32, &go),
+        raw::option(OPT_SET_META_CONTEXT, contexts.len() as u32, &contexts),
+        raw::option(1, 4, b"disk"),
+        raw::option(3, 0, b""),
+    ];
+    fuzz("nbd options", &corpus, |input| {
+        let Some((header, data)) = input.split_first_chunk::<OPTION_HEADER_BYTES>() else { return };
+        let Ok(header) = OptionHeader::decode(header) else { return };
+        let data = &data[..data.len().min(header.length as usize)];
+        // Each option must stand the data of any other.
+        (0..12).chain([header.code]).for_each(|code| drop(option::decode(code, data)));
+    });
+}
+
+#[test]
+fn nbd_requests() {
+    let corpus: Vec<_> = (0..9).map(|command| raw::request(command, 1, 7, 4096, 512)).collect();
+    fuzz("nbd requests", &corpus, |input| {
+        let Some(Ok(request)) = input.first_chunk::<REQUEST_BYTES>().map(Request::decode) else { return };
+        let size = 1 << 30;
+        for structured in [false, true] {
+            let rules = Rules { size, read_only: false, structured, allocation: structured };
+            if request.judge(&rules).is_ok() {
+                assert!(request.offset <= size && size - request.offset >= u64::from(request.length));
+            }
+        }
+    });
+}
+
+#[test]
+fn records() {
+    let key = SlotKey { volume: VolumeId([7; 16]), slot: SlotIndex(1) };
+    let stamp = Stamp::new(Epoch(3), Seq(9));
+    let records = [
+        Record::write(key, 8192, stamp, Bytes::from(vec![5; 8192])),
+        Record::zeroes(key, 0, 4096, stamp),
+        Record::trim(key, 0, 1 << 30, stamp),
+        Record::marker(key, SnapshotId([1; 16]), stamp).into_transfer(),
+    ];
+    let corpus: Vec<_> = records.iter().map(|record| [&record.head[..], &record.payload[..]].concat()).collect();
+    fuzz("records", &corpus, |input| {
+        decode_record(input);
+        // With its checksums mended, what is wrong inside comes to light.
+        let mut mended = input.to_vec();
+        if mended.len() < HEADER_BYTES {
+            return;
+        }
+        let table_bytes = u32::from_le_bytes([mended[28], mended[29], mended[30], mended[31]]) as usize;
+        if let Some(table) = mended.get(HEADER_BYTES..HEADER_BYTES.saturating_add(table_bytes)) {
+            let crc = crc32c::crc32c(table);
+            mended[80..84].copy_from_slice(&crc.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&mended[..92]);
+        mended[92..96].copy_from_slice(&crc.to_le_bytes());
+        decode_record(&mended);
+    });
+}
+
+fn decode_record(input: &[u8]) {
+    if let Ok(record) = Record::decode(&mut Bytes::copy_from_slice(input)) {
+        let _ = record.verify();
+        let _ = record.snapshot();
+    }
+}
+
+#[test]
+fn replication_messages() {
+    let key = SlotKey { volume: VolumeId([7; 16]), slot: SlotIndex(1) };
+    let record = Record::write(key, 8192, Stamp::new(Epoch(3), Seq(9)), Bytes::from(vec![5; 4096]));
+    let silo = SiloId([2; 16]);
+    let append = Append {
+        silo,
+        config: ConfigNumber(1),
+        epoch: Epoch(3),
+        previous: Seq(8),
+        incarnation: Incarnation(4),
+        committed: Seq(5),
+        sent: 6,
+        sync: false,
+        record,
+    };
+    let (slot, epoch, incarnation) = (SlotIndex(1), Epoch(3), Incarnation(4));
+    let parcel = Parcel::default();
+    let to_silo = [
+        ToSilo::Append(append),
+        ToSilo::Rare(silo, key.volume, Ask::Transfer { slot, epoch, incarnation, attempt: 1, cursor: 1, parcel }),
+        ToSilo::Rare(
+            silo,
+            key.volume,
+            Ask::CatchUp { slot, epoch, incarnation, attempt: 1, base: Seq(1), floor: Seq(2) },
+        ),
+        ToSilo::Rare(silo, key.volume, Ask::Release { epoch }),
+    ];
+    let ack = Ack { silo, key, epoch, incarnation, applied: Seq(1), durable: Seq(1), takes_writes: true, sent: 1 };
+    let changed = vec![1, 2, 3];
+    let from_silo = [
+        FromSilo::Ack(ack),
+        FromSilo::Rare(silo, key.volume, Answer::CatchingUp { slot, epoch, incarnation, attempt: 1, changed }),
+        FromSilo::Rare(silo, key.volume, Answer::Read { id: 1, result: Err(ReadRefusal::Behind) }),
+    ];
+    let corpus: Vec<Vec<u8>> =
+        to_silo.into_iter().map(ToSilo::encode).map(|frame| frame.into_bytes().to_vec()).collect();
+    fuzz("messages to silos", &corpus, |input| {
+        let decoded = ToSilo::decode(Bytes::copy_from_slice(input));
+        if let Ok(ToSilo::Rare(_, volume, Ask::Transfer { slot, parcel, .. })) = decoded {
+            let _ = parcel.split(SlotKey { volume, slot });
+        }
+    });
+    let corpus: Vec<Vec<u8>> = from_silo.iter().map(|message| message.encode().into_bytes().to_vec()).collect();
+    fuzz("messages from silos", &corpus, |input| drop(FromSilo::decode(input)));
+}
+
+/// The decoders of the layers below have entry points of their own.
+#[test]
+fn peers_and_segments() {
+    let owner = NetworkKey::generate();
+    let (node, one_off) = (NodeKey::generate(), TokenKey::generate());
+    let invitation = Invitation::by_network(&owner, Role::Storage, u64::MAX / 2, 3, &one_off).unwrap();
+    let passport = Passport::by_invitation(&invitation, &one_off, node.node(), 1_800_000_000).unwrap();
+    let passport = passport.encode().unwrap();
+    let contact = Contact { node: node.node(), addresses: vec!["127.0.0.1:7420".parse().unwrap()] };
+    let token = Token::new("prod".to_owned(), invitation, one_off, vec![contact]).unwrap().to_string().into_bytes();
+    fuzz("passports", std::slice::from_ref(&passport), passport::fuzz_passport);
+    fuzz("tokens", &[token], token::fuzz_token);
+    fuzz("greetings", std::slice::from_ref(&passport), hello::fuzz_hello);
+    fuzz("frames", &[vec![4, 0, 0, 0, 1, 2, 3, 4], vec![0; 8]], stream::fuzz_frames);
+    fuzz("requests between daemons", &[vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9]], rpc::fuzz_message);
+    fuzz("address records", &[passport], discovery::fuzz_address_record);
+    fuzz("segments", &[vec![0; 4096]], |input| {
+        replay::fuzz_segment(input);
+    });
+}

@@ -1,0 +1,171 @@
+//! Plain lives: attaching, a silo that is away and catches up, trims, detaching.
+
+use infinit::base::id::SlotIndex;
+use infinit::cluster::replication::message::{Request, ToSilo};
+
+use super::super::temper::Shape;
+use super::super::trace::Trace;
+use super::{Script, is_append};
+
+#[test]
+fn a_plain_life() {
+    let mut s = Script::begin("plain_life", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.expect(w, 0, a);
+    s.say("s3 goes down; the others go on, and what they have durably is no longer remembered");
+    s.crash(3);
+    let b = s.write(w, 1);
+    let c = s.write(w, 300);
+    s.flush(w);
+    s.say("s3 comes back and catches up with the two extents that changed");
+    s.open(3);
+    s.wait(1500);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    let d = s.write(w, 2);
+    s.wait(50);
+    s.say("the volume is detached, and attached elsewhere without waiting for the lease");
+    s.world.writers[w].writer.release();
+    s.world.pump(w);
+    s.wait(50);
+    assert!(s.world.writers[w].released);
+    let w = s.serve(3);
+    for (block, tag) in [(0, a), (1, b), (300, c), (2, d)] {
+        s.expect(w, block, tag);
+    }
+    s.end();
+}
+
+/// One position for all slots of a silo would take its progress in one slot for progress in another.
+#[test]
+fn positions_are_of_a_slot_and_not_of_a_silo() {
+    let mut s = Script::begin("two_slots", Shape::two());
+    let w = s.serve(2);
+    s.say("write 1 in slot 0 is answered by s1 and s2, write 2 in slot 1 by s3 and s4");
+    s.lose(3, |m| matches!(m, ToSilo::Append(append) if append.record.header.slot == SlotIndex(0)));
+    s.lose(2, |m| matches!(m, ToSilo::Append(append) if append.record.header.slot == SlotIndex(1)));
+    let a = s.write(w, 0);
+    let b = s.write(w, 600);
+    s.kill(w);
+    s.crash(1);
+    s.crash(4);
+    s.lose_no_more();
+    s.say("s2 and s3 alone recover both: s3's higher number in slot 1 says nothing about slot 0");
+    let w = s.serve(3);
+    s.expect(w, 0, a);
+    s.expect(w, 600, b);
+    s.kill(w);
+    s.open(1);
+    s.open(4);
+    s.crash(2);
+    s.say("the next take-over finds them without s2 too");
+    let w = s.serve(3);
+    s.expect(w, 0, a);
+    s.expect(w, 600, b);
+    s.end();
+}
+
+/// A silo that crashed while it was being brought up to date has later blocks and lacks earlier ones.
+#[test]
+fn a_hole_is_not_elected() {
+    let mut s = Script::begin("crash_in_backfill", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.crash(3);
+    let b = s.write(w, 300);
+    s.flush(w);
+    s.say("s3 is sent what it lacks, out of prefix, and the stream beside it, but never told to adopt");
+    s.lose(3, |m| matches!(m, ToSilo::Rare(_, _, Request::Transfer { .. } | Request::Adopt { .. })));
+    s.open(3);
+    s.wait(600);
+    let c = s.write(w, 600);
+    s.flush(w);
+    assert_eq!(s.vote(3, 0), (1, 1, false), "incomplete, with its last complete vote");
+    s.say("writer, s1 and s3 die in the middle of it");
+    s.kill(w);
+    s.crash(1);
+    s.crash(3);
+    s.open(3);
+    s.lose_no_more();
+    s.say("s2 and s3: s2 is chosen, although s3 had stored write 3");
+    let w = s.serve(3);
+    for (block, tag) in [(0, a), (300, b), (600, c)] {
+        s.expect(w, block, tag);
+    }
+    s.wait(300);
+    assert_eq!(s.vote(3, 0), s.vote(2, 0));
+    s.end();
+}
+
+/// What the source does not name is absent at the receiver.
+#[test]
+fn a_trimmed_block_stays_away() {
+    let mut s = Script::begin("trim_then_catch_up", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.write(w, 1);
+    s.write(w, 300);
+    s.flush(w);
+    s.wait(50);
+    s.say("s3 has all three blocks and misses the trims of two of them");
+    s.crash(3);
+    s.trim(w, 1, 1);
+    s.trim(w, 256, 100);
+    s.flush(w);
+    for silo in 0..2 {
+        let life = s.world.silos[silo].life;
+        s.world.checkpoint_once(silo, life);
+    }
+    s.open(3);
+    s.wait(1500);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    s.say("s3 serves the next epoch's reads");
+    s.kill(w);
+    s.crash(1);
+    let w = s.serve(3);
+    s.expect(w, 0, a);
+    s.expect(w, 1, 0);
+    s.expect(w, 300, 0);
+    s.end();
+}
+
+/// {a silo with a stale suffix, a current one} alone can attach.
+#[test]
+fn a_stale_suffix_and_a_current_silo_are_enough() {
+    let mut s = Script::begin("stale_suffix", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.wait(50);
+    s.say("s1 alone has what the writer sent last");
+    s.lose(2, is_append);
+    s.lose(3, is_append);
+    let lost = s.ask(w, super::super::workload::Kind::Write, 0, 1);
+    s.wait(20);
+    assert!(s.is_open(w, lost));
+    s.kill(w);
+    s.crash(1);
+    s.lose_no_more();
+    let w = s.serve(2);
+    s.expect(w, 0, a);
+    let b = s.write(w, 1);
+    s.kill(w);
+    s.crash(3);
+    s.open(1);
+    s.say("s1, whose end is stale, and s2, which is current");
+    let w = s.serve(2);
+    s.expect(w, 0, a);
+    s.expect(w, 1, b);
+    s.wait(200);
+    assert_eq!(s.vote(1, 0), s.vote(2, 0));
+    s.end();
+}
+
+#[test]
+fn traces_are_kept_only_if_asked_for() {
+    let mut trace = Trace::new(false);
+    trace.line(0, || unreachable!("nobody reads it"));
+    assert!(trace.lines.is_none());
+}

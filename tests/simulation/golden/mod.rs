@@ -1,0 +1,180 @@
+//! Scripts: the schedules that broke wrong variants of the protocol, played event by event on the simulation's own
+//! world, and compared with what is checked in under `traces/`. `INFINIT_GOLDEN=1` writes them anew.
+
+mod epochs;
+mod histories;
+mod lives;
+
+use std::path::Path;
+
+use infinit::base::block::BLOCK_BYTES;
+use infinit::cluster::replication::message::ToSilo;
+use infinit::cluster::replication::writer::{RequestError, Response};
+use infinit::store::faulty::Crash;
+
+use super::dice::Dice;
+use super::temper::{MS, SECOND, Shape, Temper};
+use super::workload::{Kind, Op, Tag, tags_of};
+use super::world::{Event, World};
+
+/// A world that does what it is told, and nothing else.
+pub struct Script {
+    world: World,
+    name: &'static str,
+}
+
+impl Script {
+    /// A world of silos that are all open, with perfect clocks and a network of 1 ms.
+    fn begin(name: &'static str, shape: Shape) -> Self {
+        let mut world = World::new(Temper::calm(shape), Dice::new(1), true);
+        world.persistent = false;
+        world.trace.quiet = true;
+        for silo in 0..world.silos.len() {
+            world.clocks[silo] = Default::default();
+            world.reopen(silo);
+        }
+        world.run_for(10 * MS);
+        Self { world, name }
+    }
+
+    /// A line of prose in the trace.
+    fn say(&mut self, text: &str) {
+        self.world.note(|| format!("# {text}"));
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.world.run_for(ms * MS);
+        self.stands();
+    }
+
+    fn stands(&self) {
+        assert_eq!(self.world.failure, None, "{}", self.text());
+    }
+
+    /// Attaches on a node and lets it be; returns the writer.
+    fn attach(&mut self, node: usize) -> usize {
+        self.world.attach(node - 1);
+        self.world.writers.len() - 1
+    }
+
+    /// Attaches on a node and waits until the writer serves.
+    fn serve(&mut self, node: usize) -> usize {
+        let writer = self.attach(node);
+        let serves = self.world.run_until(10 * SECOND, |world| world.writers[writer].is_serving());
+        assert!(serves, "w{writer} does not serve\n{}", self.text());
+        writer
+    }
+
+    fn ask(&mut self, writer: usize, kind: Kind, block: u64, blocks: u64) -> Tag {
+        let tag = self.world.fresh_tag();
+        let (position, length) = (block * BLOCK_BYTES, blocks * BLOCK_BYTES);
+        self.world.submit(writer, Op { tag, kind, position, length, fua: false, gone: false, submitted: 0 });
+        tag
+    }
+
+    fn answer(&mut self, writer: usize, tag: Tag) -> Result<Response, RequestError> {
+        let done = self.world.run_until(5 * SECOND, |world| world.writers[writer].answers.contains_key(&tag));
+        self.stands();
+        assert!(done, "request {tag} is not answered\n{}", self.text());
+        self.world.writers[writer].answers[&tag].clone()
+    }
+
+    /// Writes a block and waits for the answer.
+    fn write(&mut self, writer: usize, block: u64) -> Tag {
+        let tag = self.ask(writer, Kind::Write, block, 1);
+        assert_eq!(self.answer(writer, tag), Ok(Response::Done));
+        tag
+    }
+
+    fn trim(&mut self, writer: usize, block: u64, blocks: u64) {
+        let tag = self.ask(writer, Kind::Trim, block, blocks);
+        assert_eq!(self.answer(writer, tag), Ok(Response::Done));
+    }
+
+    fn flush(&mut self, writer: usize) {
+        let tag = self.ask(writer, Kind::Flush, 0, 0);
+        assert_eq!(self.answer(writer, tag), Ok(Response::Done));
+    }
+
+    /// Reads a block and expects this write's bytes, or zeroes for 0.
+    fn expect(&mut self, writer: usize, block: u64, expected: Tag) {
+        let tag = self.ask(writer, Kind::Read, block, 1);
+        let Ok(Response::Data(bytes)) = self.answer(writer, tag) else { panic!("no data\n{}", self.text()) };
+        let tags = tags_of(block * BLOCK_BYTES, &bytes).unwrap();
+        self.world.note(|| format!("w{writer} sees write {} in block {block}", tags[0]));
+        assert!(tags.iter().all(|tag| *tag == expected), "block {block} has {tags:?}\n{}", self.text());
+    }
+
+    /// Whether a request is still open.
+    fn is_open(&self, writer: usize, tag: Tag) -> bool {
+        self.world.writers[writer].ops.contains_key(&tag)
+    }
+
+    /// Messages to a silo of which this says so are lost from now on.
+    fn lose(&mut self, silo: usize, which: fn(&ToSilo) -> bool) {
+        self.world.note(|| format!("s{silo} misses some messages"));
+        self.world.losses.push((silo - 1, which));
+    }
+
+    fn lose_no_more(&mut self) {
+        self.world.losses.clear();
+    }
+
+    fn kill(&mut self, writer: usize) {
+        self.world.kill_writer(writer);
+    }
+
+    fn crash(&mut self, silo: usize) {
+        self.world.crash_silo(silo - 1, Crash::Process);
+    }
+
+    fn open(&mut self, silo: usize) {
+        self.world.at(0, Event::Reopen(silo - 1));
+        self.wait(1);
+    }
+
+    /// What a silo would vote, (A, S), and whether it is complete.
+    fn vote(&self, silo: usize, slot: usize) -> (u64, u64, bool) {
+        let standing = &self.world.silos[silo - 1].standing[&super::world::key_of(slot)];
+        (standing.vote.adopted.0, standing.vote.applied.0, standing.complete)
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.world.trace.lines.as_ref().map(|lines| lines.join("\n")).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Compares the trace with the checked-in one.
+    fn end(self) {
+        self.stands();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation/traces").join(self.name);
+        if std::env::var_os("INFINIT_GOLDEN").is_some() {
+            std::fs::write(&path, self.text()).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = self.text();
+        let differs = golden.lines().zip(text.lines()).position(|(golden, line)| golden != line);
+        let at = differs.unwrap_or(golden.lines().count().min(text.lines().count()));
+        assert!(
+            golden == text,
+            "{} differs from line {} on:\n{}\nbut it was\n{}\nINFINIT_GOLDEN=1 writes it anew",
+            path.display(),
+            at + 1,
+            text.lines().skip(at).take(20).collect::<Vec<_>>().join("\n"),
+            golden.lines().skip(at).take(5).collect::<Vec<_>>().join("\n"),
+        );
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.text());
+        }
+    }
+}
+
+fn is_append(message: &ToSilo) -> bool {
+    matches!(message, ToSilo::Append(_))
+}

@@ -1,0 +1,387 @@
+//! A silo's host: its keeper on a faulty disk, its crashes, and what must be true of it whenever it stands still.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, VolumeId};
+use infinit::cluster::replication::acceptor::Session;
+use infinit::cluster::replication::keeper::{self, Keeper, Outcome};
+use infinit::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
+use infinit::store::faulty::{Crash, FaultyDisk};
+use infinit::store::silo::{Silo, SiloOptions};
+use infinit::store::slot::Vote;
+
+use super::temper::MS;
+use super::world::{Event, VOLUME, World, silo_id};
+
+/// What a silo last stood by towards its writers.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    pub promise: Epoch,
+    pub vote: Vote,
+    pub complete: bool,
+    pub durable: Seq,
+}
+
+pub struct SiloHost {
+    pub id: SiloId,
+    pub disk: FaultyDisk,
+    boot: u8,
+    pub keeper: Option<Keeper>,
+    /// Counts openings.
+    pub life: u64,
+    pub inbox: Vec<(NodeId, Session, ToSilo)>,
+    pub working: bool,
+    syncing: bool,
+    pub slow_until: u64,
+    pub full_until: u64,
+    pub standing: BTreeMap<SlotKey, Standing>,
+    /// The last crash took what was not synced.
+    lost_power: bool,
+    /// The last crash came in the middle of a call.
+    in_call: bool,
+}
+
+impl SiloHost {
+    pub fn new(at: usize, seed: u64) -> Self {
+        let disk = FaultyDisk::new(seed);
+        Silo::format(Arc::new(disk.clone()), silo_id(at)).unwrap();
+        SiloHost {
+            id: silo_id(at),
+            disk,
+            boot: 0,
+            keeper: None,
+            life: 0,
+            inbox: Vec::new(),
+            working: false,
+            syncing: false,
+            slow_until: 0,
+            full_until: 0,
+            standing: BTreeMap::new(),
+            lost_power: false,
+            in_call: false,
+        }
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        [self.boot; 16]
+    }
+
+    /// Takes note of what the silo has told the world.
+    fn stand(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        for (key, slot) in keeper.acceptor().slots() {
+            let state = slot.state();
+            let complete = state.incomplete.is_none();
+            let durable = if complete { slot.durable().min(state.applied) } else { state.vote().applied };
+            let standing = Standing { promise: state.promise, vote: state.vote(), complete, durable };
+            self.standing.insert(*key, standing);
+        }
+    }
+}
+
+impl World {
+    pub fn reopen(&mut self, silo: usize) {
+        if self.silos[silo].keeper.is_some() {
+            return;
+        }
+        let now = self.moment(silo);
+        let incarnation = Incarnation(self.dice.next());
+        if !self.healing && self.temper.clients > 0 && self.dice.chance(60) {
+            let after = self.dice.below(30);
+            let power = self.dice.chance(500);
+            self.silos[silo].disk.crash_after(after, if power { Crash::Power } else { Crash::Process });
+            self.silos[silo].lost_power |= power;
+        }
+        let host = &mut self.silos[silo];
+        let options = SiloOptions {
+            segment_bytes: 384 << 10,
+            index_cache_bytes: 256 << 10,
+            checkpoint_log_bytes: 1 << 20,
+            checkpoint_versions: 4096,
+            ..SiloOptions::new(8 << 30, incarnation, host.boot_id())
+        };
+        let opened = match Silo::open(Arc::new(host.disk.clone()), options) {
+            Ok(opened) => opened,
+            Err(_) if host.disk.is_down() => return self.died_in_opening(silo),
+            Err(error) => {
+                let why = format!("s{} cannot be opened: {error}", silo + 1);
+                return self.fail(why);
+            }
+        };
+        if !opened.findings().is_empty() {
+            let why = format!("s{} was opened with findings {:?}", silo + 1, opened.findings());
+            return self.fail(why);
+        }
+        let before = std::mem::take(&mut host.standing);
+        let (power, in_call) = (host.lost_power, host.in_call);
+        host.keeper = Some(Keeper::new(Arc::new(opened), host.boot_id(), now));
+        host.life += 1;
+        host.inbox.clear();
+        (host.working, host.syncing) = (false, false);
+        host.stand();
+        let life = host.life;
+        self.trace.mix(&[self.now, 5, silo as u64, life]);
+        self.note(|| format!("s{} opened", silo + 1));
+        for (key, standing) in before {
+            let result = self.compare_reopened(silo, key, &standing, power, in_call);
+            self.check(result);
+        }
+        self.check_content(silo);
+        let confirm = self.temper.confirm_ns;
+        self.at(confirm, Event::Confirm(silo, life));
+        if self.temper.checkpoint_ns > 0 {
+            let wait = self.dice.around(self.temper.checkpoint_ns);
+            self.at(wait, Event::Checkpoint(silo, life));
+        }
+    }
+
+    /// A process's death loses nothing, a machine's nothing that was said to be durable.
+    fn compare_reopened(
+        &mut self,
+        silo: usize,
+        key: SlotKey,
+        before: &Standing,
+        power: bool,
+        in_call: bool,
+    ) -> Result<(), String> {
+        let after = self.silos[silo].standing.get(&key).cloned().unwrap_or_default();
+        let what = || format!("s{} slot {} was {before:?} and is {after:?} after a crash", silo + 1, key.slot);
+        self.trace.mix(&[after.vote.adopted.0, after.vote.applied.0, after.promise.0]);
+        if after.promise < before.promise {
+            return Err(format!("{}: it forgot its promise", what()));
+        }
+        let least = if power { Vote { applied: before.durable, ..before.vote } } else { before.vote };
+        if after.vote < least {
+            return Err(format!("{}: it lost what it may not lose", what()));
+        }
+        if !in_call && after.promise != before.promise {
+            return Err(format!("{}: it promised by itself", what()));
+        }
+        if power && !in_call {
+            let lost = self.ledgers[key.slot.0 as usize].lost(before.vote, after.vote)?;
+            if lost > 0 {
+                self.count("records lost by power losses");
+                self.note(|| format!("s{} slot {} lost {lost} records with its power", silo + 1, key.slot));
+            }
+        } else if power {
+            self.ledgers[key.slot.0 as usize].lost_at_most(before.vote, after.vote);
+        }
+        Ok(())
+    }
+
+    pub fn confirm(&mut self, silo: usize, life: u64) {
+        let host = &mut self.silos[silo];
+        let (id, disk_down) = (host.id, host.disk.is_down());
+        let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life && !disk_down) else { return };
+        let opening = keeper.acceptor().opening().clone();
+        let known = self.cluster.incarnations.get(&id);
+        if known.is_some_and(|known| !opening.chain.contains(known)) {
+            let why = format!("s{} is not the silo that the cluster state knows", silo + 1);
+            return self.fail(why);
+        }
+        self.cluster.incarnations.insert(id, opening.incarnation);
+        let result = keeper.confirmed();
+        for writer in 0..self.writers.len() {
+            if !self.writers[writer].is_dead() {
+                let wait = self.latency();
+                self.at(wait, Event::Inform(writer));
+            }
+        }
+        if let Err(error) = result {
+            let why = format!("s{} cannot be confirmed: {error}", silo + 1);
+            self.fail_unless_down(silo, why);
+        }
+    }
+
+    /// The silo takes everything that has arrived.
+    pub fn work(&mut self, silo: usize, life: u64) {
+        let now = self.moment(silo);
+        let host = &mut self.silos[silo];
+        host.working = false;
+        let full = host.full_until > self.now;
+        let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
+        let messages = std::mem::take(&mut host.inbox);
+        self.trace.mix(&[self.now, 6, silo as u64, messages.len() as u64]);
+        keeper.set_takes_writes(!full);
+        let outcome = keeper.process(now, messages);
+        self.outcome(silo, outcome);
+    }
+
+    fn outcome(&mut self, silo: usize, outcome: Outcome) {
+        if self.silos[silo].disk.is_down() {
+            return self.died_in_call(silo);
+        }
+        self.silos[silo].stand();
+        let adopted =
+            outcome.replies.iter().any(|(_, reply)| matches!(reply, FromSilo::Rare(_, _, Answer::Adopted { .. })));
+        for (session, reply) in outcome.replies {
+            let faulted = Refusal::Faulted(String::new());
+            if let FromSilo::Rare(_, _, Answer::Refused { reason, .. }) = &reply
+                && std::mem::discriminant(reason) == std::mem::discriminant(&faulted)
+            {
+                let why = format!("s{} is out of service: {reason:?}", silo + 1);
+                self.fail(why);
+            }
+            self.send_to_writer(session, reply);
+        }
+        let life = self.silos[silo].life;
+        for (session, volume, request) in outcome.serves {
+            let (least, most) = self.temper.serve_ns;
+            let wait = self.dice.between(least, most);
+            self.at(wait, Event::Serve(silo, life, session, volume, request));
+        }
+        if outcome.sync {
+            self.begin_sync(silo);
+        }
+        if adopted {
+            self.check_content(silo);
+        }
+    }
+
+    fn begin_sync(&mut self, silo: usize) {
+        let early = self.dice.chance(700);
+        let (least, most) = self.temper.sync_ns;
+        let wait = self.dice.between(least, most);
+        let host = &mut self.silos[silo];
+        let Some(keeper) = host.keeper.as_mut().filter(|_| !host.syncing) else { return };
+        let marks = keeper.begin_sync();
+        if marks.is_empty() {
+            return;
+        }
+        host.syncing = true;
+        let life = host.life;
+        // What is appended while a sync runs may reach the disk with it or not.
+        let failed = if early { keeper.silo().sync().err() } else { None };
+        if let Some(error) = failed {
+            let why = format!("s{} cannot sync: {error}", silo + 1);
+            return self.fail_unless_down(silo, why);
+        }
+        self.at(wait, Event::Synced(silo, life, marks, early));
+    }
+
+    pub fn synced(&mut self, silo: usize, life: u64, marks: &[(SlotKey, Seq)], early: bool) {
+        let host = &mut self.silos[silo];
+        let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
+        host.syncing = false;
+        self.trace.mix(&[self.now, 7, silo as u64]);
+        let result = if early { Ok(()) } else { keeper.silo().sync() };
+        let outcome = keeper.end_sync(marks, result);
+        self.outcome(silo, outcome);
+    }
+
+    pub fn serve(&mut self, silo: usize, life: u64, session: Session, volume: VolumeId, request: &Request) {
+        let host = &self.silos[silo];
+        let Some(keeper) = host.keeper.as_ref().filter(|_| host.life == life && !host.disk.is_down()) else { return };
+        let reply = keeper::serve(keeper.silo(), volume, request);
+        let bad = match &reply {
+            FromSilo::Rare(_, _, Answer::Read { result: Err(refusal), .. })
+            | FromSilo::Rare(_, _, Answer::Allocation { result: Err(refusal), .. })
+            | FromSilo::Rare(_, _, Answer::Delta { result: Err(refusal), .. }) => Some(format!("{refusal:?}")),
+            _ => None,
+        };
+        if let Some(refusal) = bad.filter(|refusal| !refusal.starts_with("Behind") && !refusal.starts_with("Fenced")) {
+            let why = format!("s{} cannot read {request:?}: {refusal}", silo + 1);
+            return self.fail(why);
+        }
+        self.trace.mix(&[self.now, 8, silo as u64]);
+        self.send_to_writer(session, reply);
+    }
+
+    pub fn checkpoint(&mut self, silo: usize, life: u64) {
+        self.checkpoint_once(silo, life);
+        let wait = self.dice.around(self.temper.checkpoint_ns);
+        self.at(wait, Event::Checkpoint(silo, life));
+    }
+
+    pub fn checkpoint_once(&mut self, silo: usize, life: u64) {
+        let host = &mut self.silos[silo];
+        let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
+        self.trace.mix(&[self.now, 9, silo as u64]);
+        if let Err(error) = keeper.silo().checkpoint() {
+            let why = format!("s{} cannot make a checkpoint: {error}", silo + 1);
+            return self.fail_unless_down(silo, why);
+        }
+        self.check_content(silo);
+    }
+
+    fn fail_unless_down(&mut self, silo: usize, why: String) {
+        if self.silos[silo].disk.is_down() { self.died_in_call(silo) } else { self.fail(why) }
+    }
+
+    /// The disk crashed in the middle of a call: the process is gone, and whatever it had in mind to say.
+    fn died_in_call(&mut self, silo: usize) {
+        self.note(|| format!("s{} died in the middle of a call", silo + 1));
+        self.silos[silo].in_call = true;
+        self.gone(silo);
+        self.silos[silo].disk.restart();
+    }
+
+    /// The same while it was being opened.
+    fn died_in_opening(&mut self, silo: usize) {
+        self.note(|| format!("s{} died while it was opened", silo + 1));
+        self.silos[silo].disk.restart();
+        let wait = self.dice.below(500 * MS);
+        self.at(wait, Event::Reopen(silo));
+    }
+
+    /// A silo's process or machine goes down between two calls.
+    pub fn crash_silo(&mut self, silo: usize, crash: Crash) {
+        if self.silos[silo].keeper.is_none() {
+            return;
+        }
+        self.trace.mix(&[self.now, 10, silo as u64]);
+        self.note(|| format!("s{} crashes: {crash:?}", silo + 1));
+        self.silos[silo].in_call = false;
+        self.silos[silo].lost_power = crash == Crash::Power;
+        self.silos[silo].disk.crash(crash);
+        self.silos[silo].disk.restart();
+        self.gone(silo);
+    }
+
+    /// A silo will go down in the middle of one of its next calls.
+    pub fn crash_silo_after(&mut self, silo: usize, operations: u64, crash: Crash) {
+        if self.silos[silo].keeper.is_some() {
+            self.silos[silo].lost_power = crash == Crash::Power;
+            self.silos[silo].disk.crash_after(operations, crash);
+        }
+    }
+
+    fn gone(&mut self, silo: usize) {
+        let host = &mut self.silos[silo];
+        host.keeper = None;
+        host.inbox.clear();
+        if host.lost_power {
+            host.boot = host.boot.wrapping_add(1);
+        }
+        self.cut_all_of_silo(silo);
+        let most = if self.healing { 200 * MS } else { 2500 * MS };
+        let wait = self.dice.around(most / 3).min(most);
+        if self.persistent {
+            self.at(wait, Event::Reopen(silo));
+        }
+    }
+
+    /// A complete silo has exactly the blocks that its history says.
+    pub fn check_content(&mut self, silo: usize) {
+        let host = &self.silos[silo];
+        let Some(keeper) = &host.keeper else { return };
+        let mut wrong = None;
+        for (key, slot) in keeper.acceptor().slots() {
+            if key.volume != VOLUME || slot.state().incomplete.is_some() {
+                continue;
+            }
+            let vote = slot.state().vote();
+            let compared = match keeper.silo().digest(*key) {
+                Ok(digest) => self.ledgers[key.slot.0 as usize].compare(vote, &digest),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = compared {
+                wrong = Some(format!("s{} slot {} with history {vote:?}: {why}", silo + 1, key.slot));
+            }
+        }
+        if let Some(why) = wrong {
+            self.fail(why);
+        }
+    }
+}

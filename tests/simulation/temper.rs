@@ -1,0 +1,159 @@
+//! What one seed's schedule is like: how many silos and slots, how the network and the disks behave, and which faults
+//! come how often. Extremes find more than averages, so each trait is drawn by itself, and often absent.
+
+use std::time::Duration;
+
+use infinit::cluster::replication::writer::Durability;
+
+use super::dice::Dice;
+
+pub const MS: u64 = 1_000_000;
+pub const SECOND: u64 = 1000 * MS;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Break,
+    Partition,
+    CrashSilo,
+    CrashSiloInCall,
+    PowerSilo,
+    PowerAll,
+    CrashWriter,
+    TakeOver,
+    TakeOverStorm,
+    Pause,
+    SlowSilo,
+    FullSilo,
+    TellFence,
+    Detach,
+}
+
+/// Which silos hold which slots.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub silos: usize,
+    pub slots: Vec<Vec<usize>>,
+    pub slot_bytes: u64,
+    pub volume_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Temper {
+    pub shape: Shape,
+    pub lease: Duration,
+    pub durability: Durability,
+    /// How long faults go on.
+    pub fault_ns: u64,
+    pub clients: usize,
+    pub depth: usize,
+    pub think_ns: u64,
+    pub latency_ns: (u64, u64),
+    /// Of a thousand messages within a connection so many are lost, doubled, overtaken.
+    pub rough: (u64, u64, u64),
+    pub sync_ns: (u64, u64),
+    pub serve_ns: (u64, u64),
+    pub checkpoint_ns: u64,
+    pub fault_every_ns: u64,
+    pub faults: Vec<(Fault, u64)>,
+    /// The cluster state hears of a silo's new incarnation after about so long.
+    pub confirm_ns: u64,
+    /// How many blocks the clients fight for.
+    pub hot_blocks: usize,
+    pub flush_permille: u64,
+}
+
+impl Temper {
+    /// No faults, a fast network: what scripts start from.
+    pub fn calm(shape: Shape) -> Self {
+        Self {
+            shape,
+            lease: Duration::from_secs(2),
+            durability: Durability::Flush,
+            fault_ns: 0,
+            clients: 0,
+            depth: 1,
+            think_ns: 10 * MS,
+            latency_ns: (MS, MS),
+            rough: (0, 0, 0),
+            sync_ns: (2 * MS, 2 * MS),
+            serve_ns: (0, 0),
+            checkpoint_ns: 0,
+            fault_every_ns: 0,
+            faults: Vec::new(),
+            confirm_ns: MS,
+            hot_blocks: 8,
+            flush_permille: 0,
+        }
+    }
+
+    pub fn draw(dice: &mut Dice) -> Self {
+        let shape = Shape::draw(dice);
+        let mut faults = Vec::new();
+        let all = [
+            (Fault::Break, 6),
+            (Fault::Partition, 6),
+            (Fault::CrashSilo, 4),
+            (Fault::CrashSiloInCall, 3),
+            (Fault::PowerSilo, 4),
+            (Fault::PowerAll, 1),
+            (Fault::CrashWriter, 4),
+            (Fault::TakeOver, 4),
+            (Fault::TakeOverStorm, 2),
+            (Fault::Pause, 3),
+            (Fault::SlowSilo, 2),
+            (Fault::FullSilo, 1),
+            (Fault::TellFence, 1),
+            (Fault::Detach, 1),
+        ];
+        for (fault, weight) in all {
+            if dice.chance(650) {
+                faults.push((fault, weight * dice.between(1, 4)));
+            }
+        }
+        let rough = if dice.chance(150) { (dice.below(20), dice.below(20), dice.below(50)) } else { (0, 0, 0) };
+        let latency =
+            *dice.pick(&[(MS / 20, MS / 5), (MS / 5, 2 * MS), (MS, 30 * MS), (MS / 10, 200 * MS)]).unwrap_or(&(MS, MS));
+        let sync = *dice.pick(&[(MS / 10, MS), (MS, 10 * MS), (5 * MS, 80 * MS), (MS, 1500 * MS)]).unwrap_or(&(MS, MS));
+        let serve = *dice.pick(&[(0, 0), (0, MS), (0, 20 * MS), (0, 900 * MS)]).unwrap_or(&(0, 0));
+        Self {
+            shape,
+            lease: Duration::from_millis(*dice.pick(&[600, 1500, 5000]).unwrap_or(&1500)),
+            durability: if dice.chance(850) { Durability::Flush } else { Durability::Write },
+            fault_ns: dice.between(3, 14) * SECOND,
+            clients: dice.between(1, 4) as usize,
+            depth: dice.between(1, 6) as usize,
+            think_ns: *dice.pick(&[4 * MS, 20 * MS, 80 * MS]).unwrap_or(&MS),
+            latency_ns: latency,
+            rough,
+            sync_ns: sync,
+            serve_ns: serve,
+            checkpoint_ns: *dice.pick(&[0, 300 * MS, 1500 * MS]).unwrap_or(&0),
+            fault_every_ns: *dice.pick(&[120 * MS, 400 * MS, 1200 * MS]).unwrap_or(&SECOND),
+            faults,
+            confirm_ns: *dice.pick(&[MS, 300 * MS, 3 * SECOND]).unwrap_or(&MS),
+            hot_blocks: dice.between(2, 24) as usize,
+            flush_permille: *dice.pick(&[10, 80, 250]).unwrap_or(&80),
+        }
+    }
+}
+
+impl Shape {
+    fn draw(dice: &mut Dice) -> Self {
+        match dice.below(10) {
+            0..5 => Shape::one(3),
+            5..9 => Shape::two(),
+            _ => Shape::one(5),
+        }
+    }
+
+    /// One slot of four extents on all the silos.
+    pub fn one(silos: usize) -> Self {
+        Shape { silos, slots: vec![(0..silos).collect()], slot_bytes: 4 << 20, volume_bytes: 4 << 20 }
+    }
+
+    /// Two slots of two extents, on different three of four silos.
+    pub fn two() -> Self {
+        Shape { silos: 4, slots: vec![vec![0, 1, 2], vec![1, 2, 3]], slot_bytes: 2 << 20, volume_bytes: 4 << 20 }
+    }
+}

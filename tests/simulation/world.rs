@@ -1,0 +1,255 @@
+//! The simulated world: one clock, one queue of events, nodes whose clocks drift, silos, writers and the connections
+//! between them. Everything that happens is an event of this queue, in an order that only the seed decides.
+
+use std::collections::BTreeMap;
+
+use infinit::base::clock::Moment;
+use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, VolumeId};
+use infinit::cluster::replication::acceptor::Session;
+use infinit::cluster::replication::message::{FromSilo, Request, ToSilo};
+
+use super::dice::Dice;
+use super::ledger::Ledger;
+use super::network::Connection;
+use super::register::Registers;
+use super::silos::SiloHost;
+use super::temper::{MS, SECOND, Temper};
+use super::trace::Trace;
+use super::workload::{Op, Tag};
+use super::writers::WriterHost;
+
+pub const VOLUME: VolumeId = VolumeId([0xaa; 16]);
+
+/// What is to happen at a moment.
+pub enum Event {
+    Tick(usize),
+    ToSilo(u64, ToSilo),
+    ToWriter(u64, FromSilo),
+    /// A silo takes what has arrived.
+    Work(usize, u64),
+    Synced(usize, u64, Vec<(SlotKey, Seq)>, bool),
+    Serve(usize, u64, Session, VolumeId, Request),
+    Checkpoint(usize, u64),
+    Reopen(usize),
+    Confirm(usize, u64),
+    /// The cluster state's knowledge of silos reaches a writer.
+    Inform(usize),
+    /// A writer hears that its connection broke.
+    Broken(u64),
+    Reconnect(usize, usize),
+    Client(usize, usize),
+    /// A request that waits for a paused process; never in the queue.
+    Request(Op),
+    Attach(usize),
+    Thaw(usize),
+    /// The cluster state tells old writers that there is a newer one.
+    Tell,
+    Fault,
+}
+
+/// What the cluster state remembers.
+#[derive(Default)]
+pub struct Cluster {
+    pub epoch: Epoch,
+    /// The writer with the highest epoch.
+    pub holder: Option<usize>,
+    pub incarnations: BTreeMap<SiloId, Incarnation>,
+}
+
+/// A node's clock: when it booted, and how wrong it goes in parts of a million.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    offset: u64,
+    drift_ppm: i64,
+}
+
+/// Which messages to a silo are lost.
+pub type Losing = fn(&ToSilo) -> bool;
+
+pub struct World {
+    pub now: u64,
+    order: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    pub dice: Dice,
+    pub temper: Temper,
+    pub trace: Trace,
+    pub clocks: Vec<Clock>,
+    pub silos: Vec<SiloHost>,
+    pub writers: Vec<WriterHost>,
+    pub connections: BTreeMap<u64, Connection>,
+    /// Until when nothing goes from a writer to a silo, and back.
+    pub blocked: BTreeMap<(usize, usize), (u64, u64)>,
+    pub cluster: Cluster,
+    pub ledgers: Vec<Ledger>,
+    pub registers: Registers,
+    pub hot: Vec<u64>,
+    pub next_tag: Tag,
+    pub next_connection: u64,
+    /// Faults are over.
+    pub healing: bool,
+    /// Clients ask for nothing new.
+    pub quiet: bool,
+    /// All is well: nobody takes over any more but who is told to.
+    pub settled: bool,
+    /// Writers attach anew by themselves after they ended.
+    pub persistent: bool,
+    /// Messages that a script loses: to this silo, if this says so.
+    pub losses: Vec<(usize, Losing)>,
+    pub failure: Option<String>,
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    pub fn new(temper: Temper, dice: Dice, traced: bool) -> Self {
+        let ledgers = temper.shape.slots.iter().map(|silos| Ledger::new(silos.len())).collect();
+        let mut world = World {
+            now: 0,
+            order: 0,
+            queue: BTreeMap::new(),
+            dice,
+            temper,
+            trace: Trace::new(traced),
+            clocks: Vec::new(),
+            silos: Vec::new(),
+            writers: Vec::new(),
+            connections: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            cluster: Cluster::default(),
+            ledgers,
+            registers: Registers::default(),
+            hot: Vec::new(),
+            next_tag: 1,
+            next_connection: 1,
+            healing: false,
+            quiet: false,
+            settled: false,
+            persistent: true,
+            losses: Vec::new(),
+            failure: None,
+            counts: BTreeMap::new(),
+        };
+        for at in 0..world.temper.shape.silos {
+            let clock =
+                Clock { offset: world.dice.below(SECOND), drift_ppm: world.dice.between(0, 20_000) as i64 - 10_000 };
+            world.clocks.push(clock);
+            let seed = world.dice.next();
+            world.silos.push(SiloHost::new(at, seed));
+        }
+        world
+    }
+
+    pub fn moment(&self, node: usize) -> Moment {
+        let clock = self.clocks[node];
+        let wrong = (self.now as i128 * i128::from(clock.drift_ppm) / 1_000_000) as i64;
+        Moment((clock.offset + 1000 * SECOND).saturating_add_signed(self.now as i64 + wrong))
+    }
+
+    pub fn at(&mut self, after: u64, event: Event) {
+        self.order += 1;
+        self.queue.insert((self.now + after, self.order), event);
+    }
+
+    pub fn fail(&mut self, why: impl Into<String>) {
+        if self.failure.is_none() {
+            let why = why.into();
+            self.note(|| format!("FAILED {why}"));
+            self.failure = Some(why);
+        }
+    }
+
+    pub fn check(&mut self, result: Result<(), String>) {
+        if let Err(why) = result {
+            self.fail(why);
+        }
+    }
+
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        self.trace.line(self.now, text);
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Lets the next event happen, if it lies before `until`; false once none does, or something failed.
+    pub fn step(&mut self, until: u64) -> bool {
+        let Some(next) = self.queue.first_entry().filter(|_| self.failure.is_none()) else { return false };
+        if next.key().0 > until {
+            self.now = until;
+            return false;
+        }
+        let ((at, _), event) = next.remove_entry();
+        self.now = self.now.max(at);
+        self.happen(event);
+        true
+    }
+
+    pub fn run_for(&mut self, duration: u64) {
+        let until = self.now + duration;
+        while self.step(until) {}
+    }
+
+    /// Runs until something is so, for so long at the most; whether it became so.
+    pub fn run_until(&mut self, limit: u64, mut done: impl FnMut(&World) -> bool) -> bool {
+        let until = self.now + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            if !self.step(until) {
+                return done(self);
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Tick(writer) => self.tick(writer),
+            Event::ToSilo(connection, message) => self.arrive_at_silo(connection, message),
+            Event::ToWriter(connection, message) => self.arrive_at_writer(connection, message),
+            Event::Work(silo, life) => self.work(silo, life),
+            Event::Synced(silo, life, marks, early) => self.synced(silo, life, &marks, early),
+            Event::Serve(silo, life, session, volume, request) => self.serve(silo, life, session, volume, &request),
+            Event::Checkpoint(silo, life) => self.checkpoint(silo, life),
+            Event::Reopen(silo) => self.reopen(silo),
+            Event::Confirm(silo, life) => self.confirm(silo, life),
+            Event::Inform(writer) => self.inform(writer),
+            Event::Broken(connection) => self.hear_of_break(connection),
+            Event::Reconnect(writer, silo) => self.reconnect(writer, silo),
+            Event::Client(writer, client) => self.client(writer, client),
+            Event::Attach(node) if !self.settled => self.attach(node),
+            Event::Attach(_) => {}
+            Event::Thaw(writer) => self.thaw(writer),
+            Event::Tell => self.tell_fence(),
+            Event::Fault => self.fault(),
+            Event::Request(_) => {}
+        }
+    }
+
+    /// A time of the order of a message's.
+    pub fn latency(&mut self) -> u64 {
+        let (least, most) = self.temper.latency_ns;
+        self.dice.between(least, most)
+    }
+}
+
+pub fn silo_id(at: usize) -> SiloId {
+    SiloId([at as u8 + 1; 16])
+}
+
+pub fn silo_at(silo: SiloId) -> usize {
+    usize::from(silo.0[0]) - 1
+}
+
+pub fn node_id(at: usize) -> NodeId {
+    NodeId([at as u8 + 1; 32])
+}
+
+pub fn key_of(slot: usize) -> SlotKey {
+    SlotKey { volume: VOLUME, slot: SlotIndex(slot as u32) }
+}
+
+/// The longest that anything may take once all is well.
+pub const HEALED_WITHIN: u64 = 60 * SECOND;
+/// How often a writer looks at the clock.
+pub const TICK: u64 = 25 * MS;
