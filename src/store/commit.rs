@@ -22,8 +22,8 @@ use crate::store::slots::{Content, Slot};
 /// What a commit does to a slot's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing. The state's `applied` is not taken from the commit (appends raise it meanwhile), and its `committed` as
-    /// by [`Silo::set_committed`].
+    /// Nothing. The state's `applied` and `committed` are not taken from the commit: appends and
+    /// [`Silo::set_committed`] raise them.
     Keep,
     /// The slot adopts the state's epoch and with it exactly the history that was compared above `base`: what was staged
     /// replaces everything there, except what was received live above the floor of each listing. The slot's `committed`
@@ -143,7 +143,9 @@ impl Step<'_> {
         let claimed = std::mem::replace(&mut state.committed, content.state.committed);
         if let Change::Revert { vote } = self.commit.change {
             (state.adopted, state.applied, state.incomplete) = (vote.adopted, vote.applied, None);
+            state.committed = state.committed.min(vote.applied);
         }
+        let adopts = matches!(self.commit.change, Change::Adopt { .. });
         match &self.history {
             Some(history) => {
                 if let History::Adopt { base, .. } = history {
@@ -154,7 +156,9 @@ impl Step<'_> {
                 content.position = end;
                 content.saved_applied = content.state.applied;
                 content.live_committed = Seq::ZERO;
-                content.advance_watermark(claimed);
+                if adopts {
+                    content.advance_watermark(claimed);
+                }
                 save_slot(txn, &self.slot, content, end)?;
                 content.trims.saved_before(end);
                 content.markers.saved_before(end);
@@ -165,7 +169,7 @@ impl Step<'_> {
                     content.live_committed = Seq::ZERO;
                 }
                 content.state = state;
-                if content.state.incomplete.is_none() {
+                if adopts {
                     content.advance_watermark(claimed);
                 }
                 save_row(txn, self.slot.key, content, self.slot.number)?;

@@ -89,6 +89,7 @@ impl Silo {
         }
         let (tail, replayed) = self.replay_tail(from, numbers)?;
         self.findings.extend(tail.finding);
+        self.all_slots().iter().for_each(|slot| slot.write().clamp_watermark());
         if self.fault.get().is_some() {
             return Ok(());
         }

@@ -157,6 +157,12 @@ impl Content {
         *watermark = (*watermark).max(seq);
     }
 
+    /// After a power loss the watermark may be saved and what it covers lost here, because others had it durably. What is
+    /// compared from it later must begin at what is left.
+    pub(crate) fn clamp_watermark(&mut self) {
+        self.state.committed = self.state.committed.min(self.state.vote().applied);
+    }
+
     /// Makes a record of the slot's stream visible. Returns how many versions that added to the overlay.
     pub(crate) fn apply(&mut self, record: &Record, at: Position) -> u64 {
         let header = &record.header;

@@ -145,6 +145,7 @@ impl Cluster {
             assert_eq!(state.applied, vote.applied);
         }
         machine.synced = machine.history.len();
+        assert!(state.committed <= state.applied, "a comparison from the watermark would miss what was lost");
         assert_holds(&machine.silo, &machine.history, "after a restart");
     }
 
@@ -315,9 +316,18 @@ fn run(seed: u64, steps: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_silo_holds_the_history_it_claims(seed in any::<u32>()) {
         run(seed.into(), 250);
+    }
+}
+
+/// Seeds that once found a fault: a segment made ahead in an earlier life was taken for the continuation of the log; a
+/// watermark that followed at once after an adoption made a later comparison begin too high.
+#[test]
+fn seeds_that_found_faults_stay_quiet() {
+    for seed in [1_563_797_529, 1079] {
+        run(seed, 250);
     }
 }
