@@ -15,12 +15,15 @@
 //! | `GET /v1/volumes/{name}` | | [`VolumeStatus`] |
 //! | `DELETE /v1/volumes/{name}` | | [`DeletedVolume`] |
 //! | `POST /v1/volumes/{name}/attach` | [`AttachVolume`] | [`Attachment`] |
+//! | `POST /v1/volumes/{name}/recover` | [`recovery::RecoverVolume`] | [`recovery::RecoveredVolume`] |
 //! | `POST /v1/volumes/{name}/detach` | [`DetachVolume`] | [`Volume`], also if it was not attached |
 //!
 //! Every failure is a [`Fault`] as JSON with the HTTP status of [`http_status`]. Sizes are bytes, times RFC 3339 in
 //! UTC, ids are strings under `id`, names stand under `name`, lists are arrays. Names in paths are percent-encoded
 //! ([`encode_segment`]). Answers may gain fields: clients ignore what they do not know. Requests with unknown fields
 //! are refused, so that a misspelt one is never silently dropped.
+
+pub mod recovery;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -48,6 +51,10 @@ pub const LEASE_MS_DEFAULT: u64 = 5_000;
 pub const LEASE_MS_MIN: u64 = 500;
 /// The longest term: a take-over from a dead node waits for it.
 pub const LEASE_MS_MAX: u64 = 600_000;
+/// The shortest time after which I/O may fail for want of a majority: a hiccup must not reach a file system.
+pub const IO_TIMEOUT_MS_MIN: u64 = 1_000;
+/// The longest.
+pub const IO_TIMEOUT_MS_MAX: u64 = 86_400_000;
 /// The longest path of a Unix socket, bytes (`sockaddr_un` less its final zero).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -287,6 +294,9 @@ pub struct CreateVolume {
     pub durability: Durability,
     #[serde(default = "lease_ms_default")]
     pub lease_ms: u64,
+    /// Let I/O fail after so long without a majority; it waits if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_timeout_ms: Option<u64>,
 }
 
 fn replicas_default() -> u8 {
@@ -303,6 +313,7 @@ impl CreateVolume {
         check_name("volume", &self.name)?;
         check_volume_size(Size(self.size_bytes))?;
         check_replicas(self.replicas)?;
+        self.io_timeout_ms.map_or(Ok(()), check_io_timeout_ms)?;
         check_lease_ms(self.lease_ms)
     }
 }
@@ -545,6 +556,14 @@ pub fn check_replicas(replicas: u8) -> Result<()> {
         n if n.is_multiple_of(2) => refuse("are an even number: no majority survives the loss of half"),
         _ => Ok(()),
     }
+}
+
+/// Refuses a limit that a busy disk alone would reach, and one that nobody would wait for.
+pub fn check_io_timeout_ms(io_timeout_ms: u64) -> Result<()> {
+    if (IO_TIMEOUT_MS_MIN..=IO_TIMEOUT_MS_MAX).contains(&io_timeout_ms) {
+        return Ok(());
+    }
+    Err(Fault::usage("I/O may fail after 1s to 1d without a majority").hint("without --io-timeout it waits"))
 }
 
 /// Refuses a lease too short to be renewed or too long to wait out.

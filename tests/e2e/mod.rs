@@ -8,6 +8,7 @@
 //! the acceptance of the product asks for.
 
 mod cluster;
+mod damage;
 mod demo;
 mod fencing;
 mod kill_a_follower;

@@ -21,6 +21,9 @@ use crate::store::silo::Silo;
 const BATCH_MESSAGES_MAX: usize = 256;
 /// How often free space is looked at.
 const SPACE_CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How old what silos report of one another may be on the disk, while there is I/O: it tells, after a power loss, which
+/// of them lost something (rule 14).
+const PEERS_SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// Where a session's answers go.
 pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
@@ -70,6 +73,7 @@ impl SiloService {
             checkpoints,
             syncing: false,
             checked_at: Moment::default(),
+            peers_saved_at: Moment::default(),
         };
         let name = silo.id().short();
         let sync_silo = silo.clone();
@@ -188,6 +192,7 @@ struct Worker {
     checkpoints: Sender<()>,
     syncing: bool,
     checked_at: Moment,
+    peers_saved_at: Moment,
 }
 
 impl Worker {
@@ -223,7 +228,11 @@ impl Worker {
         }
         let outcome = self.keeper.process(now, messages.drain(..));
         self.dispatch(outcome);
-        if self.keeper.silo().checkpoint_due() {
+        let save_peers = now.since(self.peers_saved_at) >= PEERS_SAVE_EVERY && self.keeper.silo().has_unsaved_peers();
+        if save_peers {
+            self.peers_saved_at = now;
+        }
+        if save_peers || self.keeper.silo().checkpoint_due() {
             // The checkpoint thread lives as long as this one.
             let _ = self.checkpoints.send(());
         }
@@ -304,6 +313,9 @@ fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Send
 fn run_checkpoints(silo: &Silo, requests: &Receiver<()>) {
     while requests.recv().is_ok() {
         while requests.try_recv().is_ok() {}
+        if let Err(error) = silo.save_peers() {
+            tracing::error!("silo {} cannot save what others report: {error}", silo.id().short());
+        }
         if !silo.checkpoint_due() {
             continue;
         }

@@ -8,6 +8,7 @@ use crate::base::clock::Moment;
 use crate::base::id::SiloId;
 use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot};
 use crate::cluster::replication::writer::{Phase, Writer};
+use crate::store::slot::Vote;
 
 /// A writer's state at a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Report {
     pub waiting_reads: usize,
     pub retained_bytes: usize,
     pub retained_writes: usize,
+    /// Damaged blocks that were stored again from another copy since the volume was attached.
+    pub repaired_blocks: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,10 @@ pub struct SlotReport {
     /// A majority adopted the epoch and is live now.
     pub serving: bool,
     pub suspended_ms: Option<u64>,
+    /// The history that was chosen at the attach; none yet if no majority voted.
+    pub chosen: Option<Vote>,
+    /// The most that any of the silos is known to have had on its disk.
+    pub known: Vote,
     pub silos: Vec<SiloReport>,
 }
 
@@ -62,6 +69,14 @@ pub enum SiloState {
     Faulted(String),
 }
 
+impl SlotReport {
+    /// So many silos lost what they had reported durable that the others are no majority (rule 14).
+    pub fn has_too_few_voters(&self) -> bool {
+        let damaged = self.silos.iter().filter(|silo| silo.state == SiloState::Damaged).count();
+        self.chosen.is_none() && self.silos.len() - damaged < self.majority
+    }
+}
+
 impl Writer {
     pub fn report(&self, now: Moment) -> Report {
         Report {
@@ -72,6 +87,7 @@ impl Writer {
             waiting_reads: self.reads_waiting(),
             retained_bytes: self.retained_bytes,
             retained_writes: self.retained_writes,
+            repaired_blocks: self.repaired_blocks,
         }
     }
 
@@ -81,6 +97,8 @@ impl Writer {
             majority: slot.majority(),
             serving: slot.adopted && slot.has_majority(Peer::is_live),
             suspended_ms: slot.suspended_since.map(|since| now.since(since).as_millis() as u64),
+            chosen: slot.choice.map(|choice| choice.vote),
+            known: slot.reported.values().copied().max().unwrap_or_default(),
             silos: slot.peers.iter().map(|peer| self.silo_report(slot, peer, now)).collect(),
         }
     }
