@@ -57,6 +57,9 @@ impl Writer {
         let id = self.fresh_id();
         let epoch = self.options.epoch;
         let slot = &self.slots[index];
+        let others = slot.peers.iter().map(|peer| peer.silo).filter(|other| *other != silo);
+        // Those whose copy of this block waits for a repair itself are not asked.
+        let others: Vec<SiloId> = others.filter(|other| !self.repairs.contains_key(&(index, *other, block))).collect();
         let Some(repair) = self.repairs.get_mut(&damage) else { return };
         if repair.damaged.len() + 1 >= slot.peers.len() {
             // There is no whole copy; reads of it say so.
@@ -65,8 +68,7 @@ impl Writer {
         }
         let able =
             |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= slot.read_floor());
-        let others = slot.peers.iter().map(|peer| peer.silo).filter(|other| *other != silo);
-        let source = others.filter(|other| !repair.damaged.contains(other)).find(|other| able(*other));
+        let source = others.into_iter().filter(|other| !repair.damaged.contains(other)).find(|other| able(*other));
         repair.since = now;
         let Some(source) = source else {
             repair.stage = Stage::Waiting;
