@@ -60,6 +60,8 @@ fn standing(told: &SiloLife) -> (SiloState, Option<String>) {
 /// One copy: where it lies, how that silo is, and what the writer tells of it if there is one.
 pub struct Copy<'a> {
     pub node: NodeRef,
+    /// The node as it is called in sentences.
+    pub label: &'a str,
     pub node_state: NodeState,
     pub silo: &'a Silo,
     pub told: Option<&'a SiloReport>,
@@ -97,7 +99,7 @@ impl Copy<'_> {
             (None, SiloState::Up) => return (ReplicaState::Idle, None),
             (None, SiloState::Unknown) => return (ReplicaState::Unknown, None),
         };
-        (state, Some(format!("the copy on {} {said}", self.node.name)))
+        (state, Some(format!("the copy on {} {said}", self.label)))
     }
 
     fn moved(&self) -> String {
@@ -170,7 +172,7 @@ fn mend(copies: &[Copy<'_>], judged: &[(ReplicaState, Option<String>)], missing:
     let of = |wanted: ReplicaState| -> Vec<&Copy<'_>> {
         copies.iter().zip(judged).filter(|(_, (state, _))| *state == wanted).map(|(copy, _)| copy).collect()
     };
-    let names = |copies: &[&Copy<'_>]| -> Vec<String> { copies.iter().map(|copy| copy.node.name.clone()).collect() };
+    let names = |copies: &[&Copy<'_>]| -> Vec<String> { copies.iter().map(|copy| copy.label.to_owned()).collect() };
     let mut steps = Vec::new();
     let down: Vec<&Copy<'_>> =
         of(ReplicaState::Down).into_iter().filter(|copy| copy.node_state == NodeState::Down).collect();
@@ -253,7 +255,8 @@ mod tests {
         });
         let copies: Vec<Copy<'_>> = (0..3)
             .map(|i| Copy {
-                node: NodeRef { id: NodeId([i as u8; 32]), name: ["a", "b", "c"][i].into() },
+                node: NodeRef { id: NodeId([i as u8; 32]), name: "host".into() },
+                label: ["a", "b", "c"][i],
                 node_state: nodes[i].0,
                 silo: &silos[i],
                 told: report.as_ref().map(|report| &report.silos[i]),

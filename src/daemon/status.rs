@@ -180,11 +180,13 @@ impl Observer {
             Some(attachment) => self.report(attachment, id).await,
             None => None,
         };
-        let holder = volume.attachment.as_ref().map(|attachment| state.node_label(attachment.node));
+        let labels = labels(nodes);
+        let label = |node: NodeId| labels.get(&node).cloned().unwrap_or_else(|| node.short());
+        let holder = volume.attachment.as_ref().map(|attachment| label(attachment.node));
         let slots: Vec<(api::Slot, Option<String>)> = (0..volume.slots.len())
-            .map(|index| slot(&state, nodes, volume, index, holder.as_deref(), report.as_ref()))
+            .map(|index| slot(&state, nodes, &labels, volume, index, holder.as_deref(), report.as_ref()))
             .collect();
-        let (health, reason, mend) = health(&state, volume, report.as_ref(), &slots);
+        let (health, reason, mend) = health(volume, holder.as_deref(), report.as_ref(), &slots);
         let clients = report.as_ref().map(|report| report.clients);
         let attachment = volume.attachment.as_ref().map(|attachment| api::Attachment {
             node: self.node_ref(attachment.node),
@@ -234,10 +236,20 @@ fn silos_of(state: &ClusterState, node: NodeId, node_state: NodeState, life: Opt
     silos
 }
 
+/// What nodes are called in sentences: by their names, and where several have the same, by their ids too.
+fn labels(nodes: &[api::Node]) -> BTreeMap<NodeId, String> {
+    let label = |node: &api::Node| {
+        let alone = nodes.iter().filter(|other| other.name == node.name).count() == 1;
+        if alone { node.name.clone() } else { format!("{} ({})", node.name, node.id.short()) }
+    };
+    nodes.iter().map(|node| (node.id, label(node))).collect()
+}
+
 /// One slot of a volume, and what would mend it.
 fn slot(
     state: &ClusterState,
     nodes: &[api::Node],
+    labels: &BTreeMap<NodeId, String>,
     volume: &Volume,
     index: usize,
     holder: Option<&str>,
@@ -253,6 +265,7 @@ fn slot(
             let node = nodes.iter().find(|node| node.id == home)?;
             Some(Copy {
                 node: NodeRef { id: node.id, name: node.name.clone() },
+                label: labels.get(&node.id)?,
                 node_state: node.state,
                 silo: node.silos.iter().find(|of_node| of_node.id == *silo)?,
                 told: told.and_then(|told| told.silos.iter().find(|told| told.silo == *silo)),
@@ -265,9 +278,11 @@ fn slot(
 /// What is wrong beyond single volumes.
 fn warnings(group: &GroupStatus, nodes: &[api::Node]) -> Vec<Warning> {
     let mut warnings = Vec::new();
+    let labels = labels(nodes);
+    let label = |node: &api::Node| labels.get(&node.id).cloned().unwrap_or_default();
     if !group.has_quorum {
         let down = |node: &&api::Node| node.state == NodeState::Down && group.voters.contains(&node.id);
-        let down: Vec<String> = nodes.iter().filter(down).map(|node| node.name.clone()).collect();
+        let down: Vec<String> = nodes.iter().filter(down).map(label).collect();
         let there = group.voters.len() - down.len();
         let missing = (group.voters.len() / 2 + 1).saturating_sub(there);
         let hint = match copies::start(&down, missing) {
@@ -281,13 +296,13 @@ fn warnings(group: &GroupStatus, nodes: &[api::Node]) -> Vec<Warning> {
     for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
         let since = node.since.as_ref().map_or_else(String::new, |since| format!(" since {since}"));
         warnings.push(Warning {
-            message: format!("node {} is down{since}", node.name),
+            message: format!("node {} is down{since}", label(node)),
             hint: Some("on that machine: infinit node run".to_owned()),
         });
     }
     for (node, silo) in nodes.iter().flat_map(|node| node.silos.iter().map(move |silo| (node, silo))) {
         if let Some(reason) = &silo.reason {
-            let message = format!("silo {} on {} is {}: {reason}", silo.id.short(), node.name, silo.state);
+            let message = format!("silo {} on {} is {}: {reason}", silo.id.short(), label(node), silo.state);
             warnings.push(Warning { message, hint: silo_hint(silo.state).map(ToOwned::to_owned) });
         }
     }
@@ -310,8 +325,8 @@ fn silo_hint(state: SiloState) -> Option<&'static str> {
 
 /// A volume's health from its slots': the worst of them; why, and what would mend it.
 fn health(
-    state: &ClusterState,
     volume: &Volume,
+    holder: Option<&str>,
     report: Option<&AttachedReport>,
     slots: &[(api::Slot, Option<String>)],
 ) -> (VolumeState, Option<String>, Option<String>) {
@@ -320,11 +335,10 @@ fn health(
         let reason = slot.reason.as_ref().map(|reason| format!("slot {}: {reason}", slot.slot));
         (slot.state, reason, mend.clone())
     };
-    let Some(attachment) = &volume.attachment else {
+    let (Some(attachment), Some(holder)) = (&volume.attachment, holder) else {
         let stuck = slots.iter().find(|(slot, _)| copies::unattachable(slot)).map(of_slot);
         return stuck.unwrap_or((VolumeState::Detached, None, None));
     };
-    let holder = state.node_label(attachment.node);
     if attachment.export_closed {
         let reason = "the machines lost power while it was attached, and answered writes may be lost".to_owned();
         return (

@@ -61,7 +61,9 @@ fn start_log(context: &Context) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(context.terminal.colored_err())
-        .with_target(context.terminal.verbose() > 0);
+        .with_target(context.terminal.verbose() > 0)
+        // A log that nobody reads any more is no reason to end, and cannot be complained of on the same stderr.
+        .log_internal_errors(false);
     // A second initialization in one process would fail; there is none, and a lost log is no reason not to run.
     let _ = log.try_init();
 }
