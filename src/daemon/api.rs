@@ -402,8 +402,10 @@ pub struct Left {
 pub struct Ready {
     pub node: NodeRef,
     pub network: String,
-    /// Members that are up, and all of them.
+    /// Members that are up, those that were not asked yet when the time was over, and all of them.
     pub nodes_up: u32,
+    #[serde(default)]
+    pub nodes_unknown: u32,
     pub nodes: u32,
 }
 

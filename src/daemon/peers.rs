@@ -143,19 +143,18 @@ impl Peers {
         self.shared.tracks().get(&node).map_or(Standing::Unknown, |track| track.standing(Moment::now()))
     }
 
-    /// Returns once nobody of these is unknown, which is bounded: whether they are up or down is told after a ping.
-    pub async fn known(&self, nodes: &[NodeId]) {
+    /// Returns once nobody of these is unknown, or the time is over.
+    pub async fn known(&self, nodes: &[NodeId], limit: Duration) {
         let mut learned = self.shared.learned.subscribe();
-        loop {
-            learned.borrow_and_update();
-            let waiting =
-                nodes.iter().any(|node| *node != self.shared.node && matches!(self.standing(*node), Standing::Unknown));
-            if !waiting {
-                return;
+        let unknown = |node: &NodeId| *node != self.shared.node && matches!(self.standing(*node), Standing::Unknown);
+        let all = async {
+            while nodes.iter().any(unknown) {
+                // The sender lives as long as this; a member of whom nothing is learned is looked at again.
+                let _ = timeout(PING_EVERY, learned.changed()).await;
             }
-            // The sender lives as long as this; a member of whom nothing is learned is looked at again.
-            let _ = timeout(PING_EVERY, learned.changed()).await;
-        }
+        };
+        // Who is unknown still is told to be so.
+        let _ = timeout(limit, all).await;
     }
 
     /// Asks every member for a sign of life, again and again; one that is new at once.

@@ -17,7 +17,7 @@ use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::{Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
 use crate::daemon::silos::SiloView;
-use crate::daemon::standing::Standing;
+use crate::daemon::standing::{Standing, UNKNOWN_AT_MOST};
 
 /// How long the node that a volume is attached to may take to report.
 const REPORT_LIMIT: Duration = Duration::from_millis(1500);
@@ -90,16 +90,17 @@ impl Observer {
         Ok(network)
     }
 
-    /// Who is up is told once every member was asked.
-    pub async fn ready(&self) -> Result<api::Ready> {
+    /// Who is up is told once every member was asked, or the time is over.
+    pub async fn ready(&self, limit: Duration) -> Result<api::Ready> {
         let members: Vec<NodeId> = self.state().members.keys().copied().collect();
-        self.peers.known(&members).await;
+        self.peers.known(&members, limit.min(UNKNOWN_AT_MOST)).await;
         let nodes = self.nodes();
-        let up = nodes.iter().filter(|node| node.state == NodeState::Up).count();
+        let count = |state: NodeState| nodes.iter().filter(|node| node.state == state).count() as u32;
         Ok(api::Ready {
             node: self.node_ref(self.node),
             network: self.home.name.clone(),
-            nodes_up: up as u32,
+            nodes_up: count(NodeState::Up),
+            nodes_unknown: count(NodeState::Unknown),
             nodes: nodes.len() as u32,
         })
     }
