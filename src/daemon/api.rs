@@ -36,6 +36,7 @@ use crate::base::block::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::base::units::Size;
+use crate::interface::nbd::Counts;
 
 /// The file name of the control socket in a daemon's home.
 pub const SOCKET: &str = "control.sock";
@@ -129,8 +130,8 @@ pub struct Node {
     pub name: String,
     pub role: Role,
     pub state: NodeState,
-    /// Since when it is in this state, if known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Since when the daemon that answers has seen it in this state; null if that is not known.
+    #[serde(default)]
     pub since: Option<String>,
     /// The node that answers.
     pub this: bool,
@@ -154,6 +155,8 @@ pub enum NodeState {
     Down,
     /// Has a passport and has not been heard of yet.
     Joining,
+    /// The daemon that answers began a moment ago and has not asked it yet; for three seconds at the most.
+    Unknown,
 }
 
 /// One directory that a node contributes.
@@ -168,7 +171,9 @@ pub struct Silo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     pub capacity_bytes: u64,
-    pub used_bytes: u64,
+    /// Null while its node does not tell.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
 }
 
 /// Whether a silo serves.
@@ -179,6 +184,12 @@ pub enum SiloState {
     Down,
     /// Its disk failed or lost what it had acknowledged: it neither votes nor counts.
     Damaged,
+    /// The cluster does not take it: it is not the silo that is known by its id.
+    Foreign,
+    /// Its disk has not answered for some seconds.
+    Stalled,
+    /// Its node is.
+    Unknown,
 }
 
 /// A volume, as lists show it.
@@ -187,9 +198,6 @@ pub struct Volume {
     pub id: VolumeId,
     pub name: String,
     pub size_bytes: u64,
-    /// Bytes of blocks that hold data, once each; absent while no silo has told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used_bytes: Option<u64>,
     pub replicas: u8,
     pub durability: Durability,
     pub lease_ms: u64,
@@ -246,6 +254,9 @@ pub struct Attachment {
 pub struct VolumeStatus {
     #[serde(flatten)]
     pub volume: Volume,
+    /// What NBD clients have asked for since it was attached; absent while it is served nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Counts>,
     pub slots: Vec<Slot>,
 }
 
@@ -266,9 +277,15 @@ pub struct Replica {
     pub silo: SiloId,
     pub node: NodeRef,
     pub state: ReplicaState,
-    /// How far it is behind the writer; 0 when it is not, or when nobody writes.
-    pub behind_bytes: u64,
-    pub behind_writes: u64,
+    /// What it lacks of what was written, as records are sent; null where that is not known: nobody has the volume
+    /// attached, or more was written since than is remembered.
+    #[serde(default)]
+    pub behind_bytes: Option<u64>,
+    #[serde(default)]
+    pub behind_writes: Option<u64>,
+    /// What it has received so far of what it missed; absent unless it is catching up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_bytes: Option<u64>,
 }
 
 /// How one copy stands.
@@ -278,8 +295,16 @@ pub enum ReplicaState {
     UpToDate,
     /// Receives what it misses; counts in majorities once it has it.
     CatchingUp,
+    /// Within reach, and compared with the others at the next attach: nobody has the volume attached now.
+    Idle,
     Down,
     Damaged,
+    /// Its silo is not the one that the cluster knows.
+    Foreign,
+    /// Its silo's disk has not answered for some seconds.
+    Stalled,
+    /// Whether its node is up is not known yet.
+    Unknown,
 }
 
 /// Asks for a new volume.
@@ -388,8 +413,10 @@ pub struct Left {
 pub struct Ready {
     pub node: NodeRef,
     pub network: String,
-    /// Members that are up, and all of them.
+    /// Members that are up, those that were not asked yet when the time was over, and all of them.
     pub nodes_up: u32,
+    #[serde(default)]
+    pub nodes_unknown: u32,
     pub nodes: u32,
 }
 
@@ -459,24 +486,6 @@ impl<'de> Deserialize<'de> for NbdAddress {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
-
-/// The words people read and type; the same as in JSON.
-macro_rules! words {
-    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(match self { $($type::$variant => $word),+ })
-            }
-        }
-    };
-}
-
-words!(Role { Storage = "storage", Client = "client", Admin = "admin" });
-words!(NodeState { Up = "up", Down = "down", Joining = "joining" });
-words!(SiloState { Up = "up", Down = "down", Damaged = "damaged" });
-words!(Durability { Flush = "flush", Write = "write" });
-words!(VolumeState { Healthy = "healthy", Degraded = "degraded", Suspended = "suspended", Detached = "detached" });
-words!(ReplicaState { UpToDate = "up-to-date", CatchingUp = "catching-up", Down = "down", Damaged = "damaged" });
 
 /// The HTTP status that goes with a fault.
 pub fn http_status(kind: Kind) -> u16 {
@@ -577,23 +586,6 @@ pub fn check_lease_ms(lease_ms: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_the_same_in_json() {
-        fn same<T: Serialize + fmt::Display>(value: T) {
-            assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{value}\""));
-        }
-        [Role::Storage, Role::Client, Role::Admin].into_iter().for_each(same);
-        [NodeState::Up, NodeState::Down, NodeState::Joining].into_iter().for_each(same);
-        [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
-        [Durability::Flush, Durability::Write].into_iter().for_each(same);
-        [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached]
-            .into_iter()
-            .for_each(same);
-        [ReplicaState::UpToDate, ReplicaState::CatchingUp, ReplicaState::Down, ReplicaState::Damaged]
-            .into_iter()
-            .for_each(same);
-    }
 
     #[test]
     fn segments_are_encoded_for_paths() {

@@ -408,7 +408,8 @@ impl Attachments {
     /// How a volume attached here stands.
     pub async fn report(&self, id: VolumeId) -> Option<AttachedReport> {
         let attached = self.get(id)?;
-        Some(AttachedReport { nbd_uri: Some(attached.uri.clone()), report: attached.driver.report().await })
+        let report = attached.driver.report().await;
+        Some(AttachedReport { nbd_uri: Some(attached.uri.clone()), report, clients: attached.counters.counts() })
     }
 
     /// Removes a volume from the open ones, if it is still this attachment.

@@ -245,7 +245,7 @@ impl Control {
             let quorum = status.borrow_and_update().has_quorum;
             let left = end.saturating_duration_since(Instant::now());
             if joined && quorum && self.group.current(left.min(GROUP_LIMIT)).await.is_ok() {
-                return self.observer.ready();
+                return self.observer.ready(end.saturating_duration_since(Instant::now())).await;
             }
             let changed = async {
                 tokio::select! {

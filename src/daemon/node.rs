@@ -89,6 +89,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         network: network.id,
         group: group.clone(),
         attachments: attachments.clone(),
+        peers: peers.clone(),
         silos: silos.lives(),
     };
     let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
@@ -111,16 +112,19 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         tokio::spawn(remember_members(home.clone(), group.state(), discovery.clone())),
     ];
     background.extend(silos.lives().into_iter().map(|view| tokio::spawn(silos::announce(view, node, group.clone()))));
+    background.extend(silos.lives().into_iter().map(|view| tokio::spawn(view.vitals.watch())));
     attachments.resume_all().await;
 
     let (stop, mut stopped) = watch::channel(false);
-    let control = Control::new(home.clone(), node, group.clone(), peers, attachments.clone(), silos.lives(), stop);
+    let control =
+        Control::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos.lives(), stop);
     let server = ControlServer::start(&home, control).await?;
     tracing::info!("node {} of network '{}' listens on {}", node.short(), network.name, endpoint.address());
 
     wait_for_end(&mut stopped).await?;
     tracing::info!("stopping");
     attachments.detach_all(STOP_LIMIT).await;
+    peers.say_goodbye().await;
     for task in background {
         task.abort();
         // It ends by the abort; what it did before was said then.
@@ -319,6 +323,7 @@ struct Services {
     network: crate::base::id::NetworkId,
     group: Group,
     attachments: Attachments,
+    peers: Peers,
     silos: Vec<SiloView>,
 }
 
@@ -333,7 +338,7 @@ impl Handler for Services {
                 GROUP_SERVICE => Ok(this.group.serve(from, request).await),
                 NODE_SERVICE => {
                     let ask = postcard::from_bytes(&request).map_err(|_| "that is no question".to_owned())?;
-                    let told = this.tell(ask).await;
+                    let told = this.tell(from, ask).await;
                     postcard::to_stdvec(&told).map(Bytes::from).map_err(|error| error.to_string())
                 }
                 other => Err(format!("there is no service {other}")),
@@ -344,9 +349,10 @@ impl Handler for Services {
 }
 
 impl Services {
-    async fn tell(&self, ask: Ask) -> Told {
+    async fn tell(&self, from: NodeId, ask: Ask) -> Told {
         match ask {
             Ask::Ping => Told::Alive(SignOfLife {
+                run: self.peers.run(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 silos: self.silos.iter().map(SiloView::life).collect(),
             }),
@@ -355,6 +361,10 @@ impl Services {
             Ask::Detach { volume, limit_ms } => {
                 let limit = Duration::from_millis(limit_ms);
                 Told::Done(self.attachments.detach(volume, limit).await.map(|_| ()))
+            }
+            Ask::Goodbye { run } => {
+                self.peers.goodbye_of(from, run);
+                Told::Done(Ok(()))
             }
         }
     }

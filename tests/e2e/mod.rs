@@ -18,6 +18,7 @@ mod ledger;
 mod main_job;
 mod refusals;
 mod restart_all;
+mod standing;
 mod tokens;
 
 /// Whether to run at the size of the acceptance.

@@ -4,6 +4,7 @@
 //! for everyone who waits for durability by then, while appends go on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -46,7 +47,9 @@ pub struct SiloHandle {
     id: SiloId,
     silo: Arc<Silo>,
     inbox: Sender<Input>,
-    next_session: Arc<std::sync::atomic::AtomicU64>,
+    next_session: Arc<AtomicU64>,
+    /// When the sync that runs now began, 0 if none does.
+    sync_began: Arc<AtomicU64>,
 }
 
 /// The threads of a running silo.
@@ -62,8 +65,13 @@ impl SiloService {
         let (inbox, messages) = channel();
         let (syncs, sync_requests) = channel();
         let (checkpoints, checkpoint_requests) = channel();
-        let handle =
-            SiloHandle { id: silo.id(), silo: silo.clone(), inbox: inbox.clone(), next_session: Arc::default() };
+        let handle = SiloHandle {
+            id: silo.id(),
+            silo: silo.clone(),
+            inbox: inbox.clone(),
+            next_session: Arc::default(),
+            sync_began: Arc::default(),
+        };
         let keeper = Keeper::new(silo.clone(), boot, Moment::now());
         let worker = Worker {
             keeper,
@@ -76,13 +84,13 @@ impl SiloService {
             peers_saved_at: Moment::default(),
         };
         let name = silo.id().short();
-        let sync_silo = silo.clone();
+        let (sync_silo, sync_began) = (silo.clone(), handle.sync_began.clone());
         let checkpoint_silo = silo;
         let threads = vec![
             std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || worker.run(&messages))?,
             std::thread::Builder::new()
                 .name(format!("sync-{name}"))
-                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox))?,
+                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox, &sync_began))?,
             std::thread::Builder::new()
                 .name(format!("ckpt-{name}"))
                 .spawn(move || run_checkpoints(&checkpoint_silo, &checkpoint_requests))?,
@@ -119,7 +127,7 @@ impl SiloHandle {
 
     /// Opens a session for a connection; its answers go to the sink, from the silo's threads.
     pub fn open(&self, sink: Sink) -> Session {
-        let session = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let session = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
         self.send(Input::Opened(session, sink));
         session
     }
@@ -146,6 +154,12 @@ impl SiloHandle {
     /// The volume was deleted.
     pub fn forget(&self, volume: VolumeId) {
         self.send(Input::Forget(volume));
+    }
+
+    /// Since when the disk has owed the end of a sync, if one runs.
+    pub fn syncing_since(&self) -> Option<Moment> {
+        let began = self.sync_began.load(Ordering::Relaxed);
+        (began > 0).then_some(Moment(began))
     }
 
     /// Asks the worker for something about its acceptor.
@@ -301,9 +315,11 @@ impl Worker {
     }
 }
 
-fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>) {
+fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>, began: &AtomicU64) {
     while let Ok(marks) = requests.recv() {
+        began.store(Moment::now().0, Ordering::Relaxed);
         let result = silo.sync();
+        began.store(0, Ordering::Relaxed);
         if inbox.send(Input::Synced(marks, result)).is_err() {
             return;
         }
