@@ -20,7 +20,8 @@ pub fn network_name(text: &str) -> Result<String> {
 
 /// The size of a volume.
 pub fn volume_size(text: &str) -> Result<Size> {
-    let size = size(text)?;
+    // Nothing needs no unit to be refused for what it is.
+    let size = if text.parse::<f64>().is_ok_and(|number| number == 0.0) { Size(0) } else { size(text)? };
     api::check_volume_size(size).map(|()| size)
 }
 
@@ -132,8 +133,9 @@ mod tests {
         let fault = volume_size("20").unwrap_err();
         assert_eq!(fault.message, "a size needs a unit");
         assert_eq!(fault.hint.as_deref(), Some("did you mean 20GiB or 20MiB?"));
+        assert_eq!(volume_size("0").unwrap_err(), volume_size("0GiB").unwrap_err());
         assert!(positive_span("0s").is_err());
-        assert!(lease("100ms").is_err());
+        assert!(lease("999ms").is_err());
         assert_eq!(millis(lease("5s").unwrap()), 5000);
     }
 
