@@ -215,7 +215,7 @@ async fn attach(State(control): State<Control>, Path(name): Path<String>, body: 
     })
 }
 
-async fn detach(State(control): State<Control>, Path(name): Path<String>, body: Bytes) -> Answer<api::Volume> {
+async fn detach(State(control): State<Control>, Path(name): Path<String>, body: Bytes) -> Answer<api::DetachedVolume> {
     Answer(match parse(&body) {
         Ok(request) => control.detach(&name, request).await,
         Err(fault) => Err(fault),
@@ -316,7 +316,7 @@ impl Control {
         })
     }
 
-    async fn detach(&self, name: &str, request: api::DetachVolume) -> Result<api::Volume> {
+    async fn detach(&self, name: &str, request: api::DetachVolume) -> Result<api::DetachedVolume> {
         let limit = request.timeout_ms.map_or(DETACH_LIMIT, Duration::from_millis);
         let state = self.group.current(limit.min(GROUP_LIMIT)).await?;
         let (id, volume) = find(&state, name)?;
@@ -335,6 +335,8 @@ impl Control {
                 self.group.current(GROUP_LIMIT).await?;
             }
         }
-        self.observer.volume(&label).await.map(|status| status.volume)
+        let was_attached = here || volume.attachment.is_some();
+        let volume = self.observer.volume(&label).await?.volume;
+        Ok(api::DetachedVolume { volume, was_attached })
     }
 }

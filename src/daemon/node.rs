@@ -22,7 +22,7 @@ use crate::daemon::attachments::{Attachments, GROUP_LIMIT};
 use crate::daemon::control::{Control, ControlServer};
 use crate::daemon::directory::Directory;
 use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
-use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT};
+use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
 use crate::daemon::offline::{RunOptions, SiloSpec};
 use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
 use crate::daemon::silos::{self, NodeSilos, SiloView};
@@ -66,7 +66,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     let data_addresses = addresses::advertised(endpoint.address(), settings.advertise);
     let discovery = start_discovery(&home, &network, &settings, listen.ip(), options.mdns).await?;
     let discovery = Arc::new(discovery);
-    settings.discovery = Some(discovery.address());
+    settings.discovery = Some(SocketAddr::new(listen.ip(), discovery.address().port()));
     home.save_node_file(&settings)?;
     directory.set_discovery(&discovery);
     discovery.announce(data_addresses.clone()).await.map_err(discovery_fault)?;
@@ -154,9 +154,6 @@ fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<No
     if let Some(listen) = options.listen {
         // Port 0 means any, and the one that was picked before is as good as another.
         let kept = settings.listen.filter(|old| listen.port() == 0 && old.ip() == listen.ip());
-        if settings.listen.is_some_and(|old| old.ip() != listen.ip()) {
-            settings.discovery = None;
-        }
         settings.listen = Some(kept.unwrap_or(listen));
     }
     settings.advertise = options.advertise.or(settings.advertise);
@@ -184,17 +181,27 @@ async fn start_discovery(
     mdns: bool,
 ) -> Result<Discovery> {
     let seed = |known: &KnownNode| Seed { node: known.node, data: known.addresses.clone(), discovery: Vec::new() };
-    Discovery::start(DiscoveryOptions {
-        key: home.node_key()?,
-        network: network.id,
-        listen: settings.discovery.unwrap_or_else(|| SocketAddr::new(ip, 0)),
-        advertise: Vec::new(),
-        peers_file: home.file("peers.redb"),
-        seeds: network.contacts.iter().map(seed).collect(),
-        mdns,
-    })
-    .await
-    .map_err(discovery_fault)
+    let start = async |port: u16| {
+        let options = DiscoveryOptions {
+            key: home.node_key()?,
+            network: network.id,
+            listen: SocketAddr::new(ip, port),
+            advertise: Vec::new(),
+            peers_file: home.file("peers.redb"),
+            seeds: network.contacts.iter().map(seed).collect(),
+            mdns,
+        };
+        Ok::<_, Fault>(Discovery::start(options).await)
+    };
+    // Only the port is kept: where it is free on addresses that this machine has now is for the kernel to say.
+    let kept = settings.discovery.map_or(0, |address| address.port());
+    match start(kept).await? {
+        Err(DiscoveryError::Listen { why, .. }) if kept != 0 => {
+            tracing::warn!("discovery cannot have its port {kept} again ({why}): it picks another");
+            start(0).await?.map_err(discovery_fault)
+        }
+        started => started.map_err(discovery_fault),
+    }
 }
 
 fn discovery_fault(error: DiscoveryError) -> Fault {
@@ -333,7 +340,7 @@ impl Handler for Services {
                 GROUP_SERVICE => Ok(this.group.serve(from, request).await),
                 NODE_SERVICE => {
                     let ask = postcard::from_bytes(&request).map_err(|_| "that is no question".to_owned())?;
-                    let told = this.tell(ask).await;
+                    let told = this.tell(from, ask).await;
                     postcard::to_stdvec(&told).map(Bytes::from).map_err(|error| error.to_string())
                 }
                 other => Err(format!("there is no service {other}")),
@@ -344,7 +351,7 @@ impl Handler for Services {
 }
 
 impl Services {
-    async fn tell(&self, ask: Ask) -> Told {
+    async fn tell(&self, from: NodeId, ask: Ask) -> Told {
         match ask {
             Ask::Ping => Told::Alive(SignOfLife {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -356,6 +363,10 @@ impl Services {
                 let limit = Duration::from_millis(limit_ms);
                 Told::Done(self.attachments.detach(volume, limit).await.map(|_| ()))
             }
+            Ask::Leave => {
+                let leave = Command::Leave { node: from, at: wall_seconds() };
+                Told::Done(self.group.propose(leave, GROUP_LIMIT).await.map(|_| ()).map_err(Fault::from))
+            }
         }
     }
 
@@ -364,13 +375,13 @@ impl Services {
         let request: JoinRequest =
             postcard::from_bytes(request).map_err(|_| Fault::refused("that is no request to join"))?;
         let refused = |error: crate::transport::passport::PassportError| {
-            Fault::refused(format!("the token is refused: {error}")).hint("ask for a new one: infinit network invite")
+            Fault::refused(format!("the token is refused: {error}")).hint(NEW_TOKEN)
         };
         let passport = Passport::decode(&request.passport).map_err(refused)?;
         let now = wall_seconds();
         passport.verify_joining(self.network, from, now).map_err(refused)?;
         let Some(invitation) = passport.invitation() else {
-            return Err(Fault::refused("the passport has no invitation").hint("infinit network invite"));
+            return Err(Fault::refused("the passport has no invitation").hint(NEW_TOKEN));
         };
         let terms = &invitation.terms;
         let join = Join {

@@ -45,6 +45,8 @@ pub enum Ask {
         volume: VolumeId,
         limit_ms: u64,
     },
+    /// The asking node leaves the network for good, without running.
+    Leave,
 }
 
 /// Its answer.
