@@ -30,7 +30,6 @@ use crate::daemon::membership;
 use crate::daemon::peers::Peers;
 use crate::daemon::silos::SiloView;
 use crate::daemon::status::Observer;
-use crate::transport::token::Contact;
 
 /// How long requests in flight may take when the daemon stops.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -182,7 +181,10 @@ async fn stop(State(control): State<Control>) -> Answer<api::Stopping> {
 }
 
 async fn invite(State(control): State<Control>, body: Bytes) -> Answer<api::Invitation> {
-    Answer(parse(&body).and_then(|request| control.invite(&request)))
+    Answer(match parse(&body) {
+        Ok(request) => control.invite(&request).await,
+        Err(fault) => Err(fault),
+    })
 }
 
 async fn leave(State(control): State<Control>) -> Answer<api::Left> {
@@ -251,15 +253,11 @@ impl Control {
         }
     }
 
-    fn invite(&self, request: &api::Invite) -> Result<api::Invitation> {
+    async fn invite(&self, request: &api::Invite) -> Result<api::Invitation> {
         let state = self.group.state().borrow().clone();
-        let mut this = membership::own_contacts(&self.home)?;
+        let this = membership::own_contact(&self.home).await?;
         let members = state.members.iter().map(|(node, member)| (*node, member.data_addresses.clone()));
-        let contacts: Vec<Contact> = match this.pop() {
-            Some(this) => membership::contacts_of(this, members),
-            None => Vec::new(),
-        };
-        membership::invite(&self.home, request, contacts)
+        membership::invite(&self.home, request, membership::contacts_of(this, members))
     }
 
     /// Leaves the network for good; the daemon ends.

@@ -25,6 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::error::{Fault, Result};
 use crate::base::id::{NetworkId, NodeId};
 use crate::daemon::offline::{Place, SiloSpec};
@@ -62,18 +63,18 @@ pub struct NetworkFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownNode {
     pub node: NodeId,
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
 /// `node.toml`: what a restart needs no flags for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advertise: Option<SocketAddr>,
+    pub advertise: Option<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     #[serde(default)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::clock::{rfc3339, wall_seconds};
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::NodeId;
@@ -104,10 +105,17 @@ pub fn invite(home: &Home, request: &api::Invite, contacts: Vec<Contact>) -> Res
 }
 
 /// This node as somebody to dial, as far as it knows its addresses without running.
-pub fn own_contacts(home: &Home) -> Result<Vec<Contact>> {
+pub async fn own_contact(home: &Home) -> Result<Contact> {
     let NodeFile { listen, advertise, .. } = home.node_file()?;
-    let addresses = addresses::advertised(listen.unwrap_or(LISTEN_DEFAULT), advertise);
-    Ok(vec![Contact { node: home.node_key()?.node(), addresses }])
+    let addresses = match (listen, advertise) {
+        // A name to listen on is not asked for if it is not what the others are told.
+        (Some(listen), Some(advertise)) if advertise.port() != 0 || listen.ip().is_none() => {
+            vec![if advertise.port() == 0 { advertise.with_port(listen.port()) } else { advertise }]
+        }
+        (Some(listen), advertise) => addresses::advertised(addresses::listening(&listen).await?, advertise.as_ref()),
+        (None, advertise) => addresses::advertised(LISTEN_DEFAULT, advertise.as_ref()),
+    };
+    Ok(Contact { node: home.node_key()?.node(), addresses })
 }
 
 /// Reaches any node that the token names, proves the invitation, and keeps the passport that the cluster answers.
@@ -282,7 +290,7 @@ pub fn role_to(role: Role) -> api::Role {
 }
 
 /// The nodes a token names: those that were reached lately, this one first.
-pub fn contacts_of(this: Contact, members: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) -> Vec<Contact> {
+pub fn contacts_of(this: Contact, members: impl Iterator<Item = (NodeId, Vec<Address>)>) -> Vec<Contact> {
     let others = members.filter(|(node, addresses)| *node != this.node && !addresses.is_empty());
     let others = others.map(|(node, addresses)| Contact { node, addresses });
     std::iter::once(this.clone()).chain(others).take(CONTACTS_MAX).collect()
@@ -316,7 +324,7 @@ impl Admission for Anyone {
         Ok(())
     }
 
-    fn addresses(&self, _node: NodeId) -> Vec<SocketAddr> {
+    fn addresses(&self, _node: NodeId) -> Vec<Address> {
         Vec::new()
     }
 }

@@ -49,11 +49,15 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         Fault::refused(format!("this node's passport is not valid: {error}")).hint("infinit network join TOKEN")
     })?;
     let mut settings = settings(&home, &passport, &options)?;
+    let named = settings.listen.clone().unwrap_or_else(|| LISTEN_DEFAULT.into());
+    let listen = addresses::listening(&named).await?;
+    if let Some(advertise) = &options.advertise {
+        addresses::check_advertised(advertise).await?;
+    }
 
     let silos = NodeSilos::open(&settings.silos, network.id)?;
     let directory = Arc::new(Directory::new(network.contacts.clone()));
     let (incoming, channels) = mpsc::channel(INCOMING_MAX);
-    let listen = settings.listen.unwrap_or(LISTEN_DEFAULT);
     let endpoint = EndpointOptions {
         key: home.node_key()?,
         passport: passport.clone(),
@@ -62,8 +66,8 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         incoming,
     };
     let endpoint = Arc::new(Endpoint::bind(endpoint).await.map_err(endpoint_fault)?);
-    settings.listen = Some(endpoint.address());
-    let data_addresses = addresses::advertised(endpoint.address(), settings.advertise);
+    settings.listen = Some(named.with_port(endpoint.address().port()));
+    let data_addresses = addresses::advertised(endpoint.address(), settings.advertise.as_ref());
     let discovery = start_discovery(&home, &network, &settings, listen.ip(), options.mdns).await?;
     let discovery = Arc::new(discovery);
     settings.discovery = Some(SocketAddr::new(listen.ip(), discovery.address().port()));
@@ -151,12 +155,12 @@ fn abort_on_panic() {
 /// What was said now over what was said last time.
 fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<NodeFile> {
     let mut settings = home.node_file()?;
-    if let Some(listen) = options.listen {
+    if let Some(listen) = &options.listen {
         // Port 0 means any, and the one that was picked before is as good as another.
-        let kept = settings.listen.filter(|old| listen.port() == 0 && old.ip() == listen.ip());
-        settings.listen = Some(kept.unwrap_or(listen));
+        let kept = settings.listen.filter(|old| listen.port() == 0 && old.with_port(0) == *listen);
+        settings.listen = Some(kept.unwrap_or_else(|| listen.clone()));
     }
-    settings.advertise = options.advertise.or(settings.advertise);
+    settings.advertise = options.advertise.clone().or(settings.advertise);
     settings.zone = options.zone.clone().or(settings.zone);
     if !options.silos.is_empty() {
         settings.silos.clone_from(&options.silos);

@@ -1,10 +1,10 @@
 //! What the command line does without a daemon, or to become one.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::error::Result;
 use crate::base::units::Size;
 use crate::daemon::api::{Invitation, Invite, Left, Network};
@@ -51,8 +51,8 @@ pub struct SiloSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
     pub silos: Vec<SiloSpec>,
-    pub listen: Option<SocketAddr>,
-    pub advertise: Option<SocketAddr>,
+    pub listen: Option<Address>,
+    pub advertise: Option<Address>,
     pub zone: Option<String>,
     /// Find peers of the local network by multicast.
     pub mdns: bool,
@@ -116,7 +116,8 @@ pub fn start_command(place: &Place) -> String {
 /// `network invite` without a daemon, signed by the network's key if this machine holds it.
 pub async fn invite(place: &Place, request: &Invite) -> Result<Invitation> {
     let home = Home::find(place, "network invite")?;
-    membership::invite(&home, request, membership::own_contacts(&home)?)
+    let this = membership::own_contact(&home).await?;
+    membership::invite(&home, request, vec![this])
 }
 
 /// `network list`: the networks of this home.

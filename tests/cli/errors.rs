@@ -12,7 +12,7 @@ use crate::cli::{Home, golden};
 fn wrong_usage_is_refused_before_anyone_is_asked() {
     let home = Home::new();
     let long = "n".repeat(65);
-    let calls: [&[&str]; 42] = [
+    let calls: [&[&str]; 44] = [
         &["volum", "list"],
         &["volume", "creat"],
         &["volume", "list", "--colour"],
@@ -45,7 +45,9 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
         &["volume", "attach", "pg", "--nbd", "tcp:0.0.0.0:10809"],
         &["volume", "attach", "pg", "--timeout", "0s"],
         &["volume", "status", "a/b"],
-        &["node", "run", "--listen", "localhost:7000"],
+        &["node", "run", "--listen", "localhost"],
+        &["node", "run", "--listen", "300.1.1.1:7420"],
+        &["node", "run", "--advertise", "::1:7420"],
         &["node", "run", "--silo", "/data:5"],
         &["node", "wait", "--timeout", "30"],
         &["network", "create", "a/b"],
