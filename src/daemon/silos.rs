@@ -108,7 +108,7 @@ fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&spec.path));
     if superblock::network(&disk).is_some_and(|formatted_for| formatted_for != network) {
         return Err(Fault::refused(format!("the silo at {} belongs to another network", spec.path.display()))
-            .hint("choose an empty directory with --silo"));
+            .hint("choose an empty directory: infinit node run --silo PATH"));
     }
     let capacity_bytes = match spec.capacity {
         Some(size) => size.0,
@@ -153,11 +153,15 @@ fn disk_fault(path: &Path, doing: &str, error: &std::io::Error) -> Fault {
 fn store_fault(path: &Path, error: &StoreError) -> Fault {
     let (kind, hint) = match error {
         StoreError::Io { doing, error } => return disk_fault(path, doing, error),
+        StoreError::Index(redb::Error::Io(error)) => return disk_fault(path, "use its index", error),
         StoreError::NoSpace => (Kind::Failed, "make room on that disk, or choose another directory with --silo"),
         StoreError::Locked => (Kind::Conflict, "stop the other daemon, or choose another --silo"),
-        StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory with --silo"),
+        StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory: infinit node run --silo PATH"),
         StoreError::Newer { .. } => (Kind::Failed, "install the newer infinit again"),
-        _ => (Kind::Failed, "the volumes live on with their other copies: start with a new, empty silo"),
+        _ => (
+            Kind::Failed,
+            "its volumes live on in their other copies: start with an empty one, infinit node run --silo PATH",
+        ),
     };
     Fault::new(kind, format!("silo {}: {error}", path.display())).hint(hint)
 }
