@@ -30,9 +30,12 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with(['-', '−']) {
+            return Err("a size cannot be negative: write one like 20GiB".to_owned());
+        }
         let (digits, unit) = split(text);
         if unit.is_empty() {
-            return Err(format!("a size needs a unit: did you mean {text}GiB or {text}MiB?"));
+            return Err(format!("a size needs a unit: {}", units_for(digits)));
         }
         let Some((_, scale)) = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)) else {
             return Err(format!("unknown unit '{unit}': use B, KiB, MiB, GiB, TiB, kB, MB, GB or TB"));
@@ -98,6 +101,15 @@ fn split(text: &str) -> (&str, &str) {
     (&text[..end], text[end..].trim())
 }
 
+/// What a size without its unit may have meant: what is large enough was counted in bytes.
+fn units_for(digits: &str) -> String {
+    match digits.parse::<f64>() {
+        Ok(number) if number >= 1_000_000.0 => format!("did you mean {digits}B?"),
+        Ok(number) if number > 0.0 => format!("did you mean {digits}GiB or {digits}MiB?"),
+        _ => "write one like 20GiB".to_owned(),
+    }
+}
+
 /// `digits × scale` in whole units; `None` for nonsense and for what does not fit.
 fn scaled(digits: &str, scale: u64) -> Option<u64> {
     if let Ok(whole) = digits.parse::<u64>() {
@@ -118,6 +130,8 @@ mod tests {
         assert_eq!("1.5GiB".parse(), Ok(Size(3 << 29)));
         assert_eq!("0B".parse(), Ok(Size(0)));
         assert!("20".parse::<Size>().unwrap_err().contains("20GiB"));
+        assert!("-1".parse::<Size>().unwrap_err().contains("negative"));
+        assert!("20971520".parse::<Size>().unwrap_err().contains("20971520B"));
         assert!("20XB".parse::<Size>().unwrap_err().contains("unknown unit"));
         assert!("GiB".parse::<Size>().is_err());
         assert!("999999999PiB".parse::<Size>().is_err());

@@ -10,7 +10,7 @@ use crate::cli::client::Client;
 use crate::cli::terminal::{Output, Terminal};
 use crate::cli::value;
 use crate::daemon::api::{self, Network};
-use crate::daemon::offline::Place;
+use crate::daemon::offline::{self, Place};
 
 /// The home of a machine's own daemon, run by root.
 const SYSTEM_HOME: &str = "/var/lib/infinit";
@@ -71,30 +71,40 @@ impl Context {
 
     /// The home and the network in it that is meant.
     pub fn place(&self) -> Result<Place> {
-        Ok(Place { home: self.home()?, network: self.network.clone() })
+        let home = self.home()?;
+        let program = match &self.home {
+            Some(_) => format!("infinit --home {}", home.display()),
+            None => "infinit".to_owned(),
+        };
+        Ok(Place { home, network: self.network.clone(), program })
     }
 
     /// A client of this home's daemon, which may not be running.
     pub fn client(&self) -> Result<Client> {
-        let home = self.home()?;
-        let start = match &self.home {
-            Some(_) => format!("infinit --home {} node run", home.display()),
-            None => "infinit node run".to_owned(),
-        };
-        Ok(Client::new(home.join(api::SOCKET), start, REQUEST_TIMEOUT))
+        let place = self.place()?;
+        let start = offline::start_command(&place);
+        Ok(Client::new(place.home.join(api::SOCKET), start, REQUEST_TIMEOUT))
     }
 
     /// A client of this home's daemon, once it has shown that it serves the network that is meant.
     pub async fn daemon(&self) -> Result<Client> {
         let client = self.client()?;
-        if let Some(meant) = &self.network {
-            let network: Network = client.get("/v1/network").await?;
+        if let (Some(meant), Some(network)) = (&self.network, self.served().await?) {
             if network.name != *meant {
                 return Err(Fault::not_found(format!("this daemon serves network {}, not {meant}", network.name))
                     .hint("choose the home of the other network's daemon with --home"));
             }
         }
         Ok(client)
+    }
+
+    /// The network that this home's daemon serves, if one runs.
+    pub async fn served(&self) -> Result<Option<Network>> {
+        let client = self.client()?;
+        match client.connect().await? {
+            Some(_) => client.get("/v1/network").await.map(Some),
+            None => Ok(None),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! How the values of arguments are read. Each parser refuses early, with the hint that mends it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::base::address::{Address, NoAddress};
 use crate::base::error::{Fault, Result};
 use crate::base::units::{Size, Span};
 use crate::daemon::api::{self, NbdAddress};
@@ -20,7 +20,8 @@ pub fn network_name(text: &str) -> Result<String> {
 
 /// The size of a volume.
 pub fn volume_size(text: &str) -> Result<Size> {
-    let size = size(text)?;
+    // Nothing needs no unit to be refused for what it is.
+    let size = if text.parse::<f64>().is_ok_and(|number| number == 0.0) { Size(0) } else { size(text)? };
     api::check_volume_size(size).map(|()| size)
 }
 
@@ -63,11 +64,11 @@ pub fn millis(span: Span) -> u64 {
     u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An address to listen on or to be reached at. Names are never resolved.
-pub fn socket_address(text: &str) -> Result<SocketAddr> {
-    text.parse().map_err(|_| {
-        Fault::usage(format!("'{text}' is no IP:PORT"))
-            .hint("write an address like 192.0.2.7:7000; names are not resolved, and port 0 picks a free one")
+/// An address or a name to listen on or to be reached at.
+pub fn address(text: &str) -> Result<Address> {
+    text.parse().map_err(|error: NoAddress| {
+        Fault::usage(error.to_string())
+            .hint("write one like 192.0.2.7:7420, [2001:db8::7]:7420 or host-a.example.com:7420")
     })
 }
 
@@ -138,15 +139,17 @@ mod tests {
         let fault = volume_size("20").unwrap_err();
         assert_eq!(fault.message, "a size needs a unit");
         assert_eq!(fault.hint.as_deref(), Some("did you mean 20GiB or 20MiB?"));
+        assert_eq!(volume_size("0").unwrap_err(), volume_size("0GiB").unwrap_err());
         assert!(positive_span("0s").is_err());
-        assert!(lease("100ms").is_err());
+        assert!(lease("999ms").is_err());
         assert_eq!(millis(lease("5s").unwrap()), 5000);
     }
 
     #[test]
-    fn names_are_not_resolved() {
-        assert!(socket_address("127.0.0.1:0").is_ok());
-        assert!(socket_address("[::1]:7000").is_ok());
-        assert!(socket_address("localhost:7000").unwrap_err().hint.unwrap().contains("not resolved"));
+    fn addresses_may_be_names() {
+        for text in ["127.0.0.1:0", "[::1]:7000", "host-a:7000"] {
+            assert_eq!(address(text).unwrap().to_string(), text);
+        }
+        assert!(address("host-a").unwrap_err().hint.unwrap().contains("host-a.example.com:7420"));
     }
 }

@@ -1,6 +1,10 @@
-//! This machine's name and addresses, from the kernel's own tables: no resolver is asked.
+//! This machine's name and addresses, from the kernel's own tables; names that it was given, from a resolver.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::base::address::Address;
+use crate::base::error::{Fault, Kind, Result};
+use crate::transport::resolver::{RESOLVE_TIME_MAX, ResolveError, resolve};
 
 /// The most addresses a node tells of itself.
 const ADDRESSES_MAX: usize = 8;
@@ -13,13 +17,12 @@ pub fn host_name() -> String {
 
 /// What to tell others: the address given for it, else the one listened on, else every address of this machine.
 /// Loopback addresses only if there is nothing else: they lead nowhere from another machine.
-pub fn advertised(listen: SocketAddr, advertise: Option<SocketAddr>) -> Vec<SocketAddr> {
+pub fn advertised(listen: SocketAddr, advertise: Option<&Address>) -> Vec<Address> {
     if let Some(address) = advertise {
-        let port = if address.port() == 0 { listen.port() } else { address.port() };
-        return vec![SocketAddr::new(address.ip(), port)];
+        return vec![if address.port() == 0 { address.with_port(listen.port()) } else { address.clone() }];
     }
     if !listen.ip().is_unspecified() {
-        return vec![listen];
+        return vec![listen.into()];
     }
     let v4 = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
     let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
@@ -32,7 +35,39 @@ pub fn advertised(listen: SocketAddr, advertise: Option<SocketAddr>) -> Vec<Sock
         outer = if loopback.is_empty() { vec![IpAddr::V4(Ipv4Addr::LOCALHOST)] } else { loopback };
     }
     outer.truncate(ADDRESSES_MAX);
-    outer.into_iter().map(|ip| SocketAddr::new(ip, listen.port())).collect()
+    outer.into_iter().map(|ip| SocketAddr::new(ip, listen.port()).into()).collect()
+}
+
+/// The address that a node is to listen on.
+pub async fn listening(listen: &Address) -> Result<SocketAddr> {
+    let found = resolve(listen, RESOLVE_TIME_MAX).await.map_err(|error| name_fault("--listen", &error))?;
+    // A resolved place has at least one address.
+    Ok(found[0])
+}
+
+/// Refuses a name to be reached by that does not exist. Name servers that do not answer prove nothing: the others may
+/// reach better ones.
+pub async fn check_advertised(advertise: &Address) -> Result<()> {
+    match resolve(advertise, RESOLVE_TIME_MAX).await {
+        Ok(_) => Ok(()),
+        Err(error @ ResolveError::NoSuchName(_)) => Err(name_fault("--advertise", &error)),
+        Err(error) => {
+            tracing::warn!("--advertise {advertise}: {error}; the others are told it all the same");
+            Ok(())
+        }
+    }
+}
+
+fn name_fault(flag: &str, error: &ResolveError) -> Fault {
+    let (kind, hint) = match error {
+        ResolveError::NoSuchName(_) => {
+            (Kind::NotFound, format!("add it to /etc/hosts or to DNS, or write an address: {flag} IP:PORT"))
+        }
+        ResolveError::NoAnswer { .. } => {
+            (Kind::Unreachable, format!("check /etc/resolv.conf, or write an address: {flag} IP:PORT"))
+        }
+    };
+    Fault::new(kind, format!("{flag}: {error}")).hint(hint)
 }
 
 /// The local addresses in the kernel's IPv4 routing table: each a line `|-- ADDRESS`, then `/32 host LOCAL`.
@@ -79,9 +114,12 @@ mod tests {
     #[test]
     fn what_is_listened_on_is_advertised() {
         let listen: SocketAddr = "127.0.0.1:7000".parse().unwrap();
-        assert_eq!(advertised(listen, None), [listen]);
-        let advertise = "192.0.2.1:0".parse().unwrap();
-        assert_eq!(advertised(listen, Some(advertise)), ["192.0.2.1:7000".parse().unwrap()]);
+        assert_eq!(advertised(listen, None), [listen.into()]);
+        for (told, known) in [("192.0.2.1:0", "192.0.2.1:7000"), ("host-a:0", "host-a:7000"), ("host-a:1", "host-a:1")]
+        {
+            let advertise: Address = told.parse().unwrap();
+            assert_eq!(advertised(listen, Some(&advertise)), [known.parse().unwrap()]);
+        }
         let any = advertised("0.0.0.0:7000".parse().unwrap(), None);
         assert!(!any.is_empty() && any.iter().all(|address| address.port() == 7000));
     }

@@ -16,7 +16,7 @@
 //! | `DELETE /v1/volumes/{name}` | | [`DeletedVolume`] |
 //! | `POST /v1/volumes/{name}/attach` | [`AttachVolume`] | [`Attachment`] |
 //! | `POST /v1/volumes/{name}/recover` | [`recovery::RecoverVolume`] | [`recovery::RecoveredVolume`] |
-//! | `POST /v1/volumes/{name}/detach` | [`DetachVolume`] | [`Volume`], also if it was not attached |
+//! | `POST /v1/volumes/{name}/detach` | [`DetachVolume`] | [`DetachedVolume`], also if it was not attached |
 //!
 //! Every failure is a [`Fault`] as JSON with the HTTP status of [`http_status`]. Sizes are bytes, times RFC 3339 in
 //! UTC, ids are strings under `id`, names stand under `name`, lists are arrays. Names in paths are percent-encoded
@@ -36,6 +36,7 @@ use crate::base::block::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::base::units::Size;
+use crate::cluster::state::volume::check_lease;
 use crate::interface::nbd::Counts;
 
 /// The file name of the control socket in a daemon's home.
@@ -48,10 +49,6 @@ pub const REPLICAS_DEFAULT: u8 = 3;
 pub const REPLICAS_MAX: u8 = 9;
 /// The lease's term unless told otherwise, in milliseconds.
 pub const LEASE_MS_DEFAULT: u64 = 5_000;
-/// The shortest term: below it an idle writer's heartbeats would miss it on a busy machine.
-pub const LEASE_MS_MIN: u64 = 500;
-/// The longest term: a take-over from a dead node waits for it.
-pub const LEASE_MS_MAX: u64 = 600_000;
 /// The shortest time after which I/O may fail for want of a majority: a hiccup must not reach a file system.
 pub const IO_TIMEOUT_MS_MIN: u64 = 1_000;
 /// The longest.
@@ -367,6 +364,15 @@ pub struct DetachVolume {
     pub timeout_ms: Option<u64>,
 }
 
+/// A volume that nobody has attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachedVolume {
+    #[serde(flatten)]
+    pub volume: Volume,
+    /// Whether somebody had it until now; if not, nothing was done.
+    pub was_attached: bool,
+}
+
 /// A volume that is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedVolume {
@@ -540,16 +546,16 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
 /// Refuses a volume's size that is 0, no multiple of 4 KiB, or over 64 TiB.
 pub fn check_volume_size(size: Size) -> Result<()> {
     if size.0 == 0 {
-        return Err(Fault::usage("a volume of 0 bytes holds nothing").hint("write a size like 20GiB"));
+        return Err(Fault::usage("a volume of 0 bytes holds nothing").hint("write a size like --size 20GiB"));
     }
     if size.0 > VOLUME_BYTES_MAX {
         return Err(Fault::usage(format!("{size} is over {}, the largest volume", Size(VOLUME_BYTES_MAX)))
-            .hint("use several volumes"));
+            .hint(format!("write a size up to --size {}, or use several volumes", Size(VOLUME_BYTES_MAX))));
     }
     if !size.0.is_multiple_of(BLOCK_BYTES) {
         let up = size.0.next_multiple_of(BLOCK_BYTES);
         return Err(Fault::usage(format!("{} bytes are no multiple of {}", size.0, Size(BLOCK_BYTES)))
-            .hint(format!("the next multiple is {up}B; binary units like MiB and GiB always are")));
+            .hint(format!("the next multiple is --size {up}B; whole MiB and GiB always fit")));
     }
     Ok(())
 }
@@ -577,10 +583,7 @@ pub fn check_io_timeout_ms(io_timeout_ms: u64) -> Result<()> {
 
 /// Refuses a lease too short to be renewed or too long to wait out.
 pub fn check_lease_ms(lease_ms: u64) -> Result<()> {
-    if (LEASE_MS_MIN..=LEASE_MS_MAX).contains(&lease_ms) {
-        return Ok(());
-    }
-    Err(Fault::usage("the lease's term must lie between 500ms and 10m").hint("the default of 5s suits most"))
+    Ok(check_lease(lease_ms).map(|_| ())?)
 }
 
 #[cfg(test)]
@@ -618,7 +621,7 @@ mod tests {
             CreateVolume { replicas: 0, ..good.clone() },
             CreateVolume { replicas: 2, ..good.clone() },
             CreateVolume { replicas: 11, ..good.clone() },
-            CreateVolume { lease_ms: 499, ..good.clone() },
+            CreateVolume { lease_ms: 999, ..good.clone() },
             CreateVolume { lease_ms: 600_001, ..good.clone() },
             CreateVolume { name: "a/b".into(), ..good },
         ];

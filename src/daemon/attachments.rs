@@ -128,18 +128,30 @@ impl Attachments {
         self.shared.open().get(&volume).cloned()
     }
 
+    /// The volume of this name, if its writer here holds it as far as is known here.
+    fn serving(&self, name: &str) -> Option<Arc<Attached>> {
+        let serves = |attached: &&Arc<Attached>| {
+            attached.name == name && matches!(*attached.driver.life().borrow(), Life::Serving { .. })
+        };
+        self.shared.open().values().find(serves).cloned()
+    }
+
     /// Makes this node the volume's writer and serves it. Attaching again what is attached here, at the same address,
     /// changes nothing.
     pub async fn attach(&self, name: &str, request: &AttachVolume) -> Result<Arc<Attached>> {
         let limit = request.timeout_ms.map_or(ATTACH_LIMIT, Duration::from_millis);
         let end = Instant::now() + limit;
-        let _turn = timeout(limit, self.shared.turn.lock()).await.map_err(|_| busy(name))?;
-        let state = self.shared.group.current(limit.min(GROUP_LIMIT)).await?;
-        let (id, volume) = find(&state, name)?;
         let address = match &request.nbd {
             Some(address) => address.clone(),
             None => NbdAddress::Unix(self.shared.home.nbd_socket(name)),
         };
+        // What is served here needs nobody's leave, nor a quorum, to say where.
+        if let Some(attached) = self.serving(name) {
+            return self.again(&attached, &address, request.nbd.is_some());
+        }
+        let _turn = timeout(limit, self.shared.turn.lock()).await.map_err(|_| busy(name))?;
+        let state = self.shared.group.current(limit.min(GROUP_LIMIT)).await?;
+        let (id, volume) = find(&state, name)?;
         if let Some(attached) = self.get(id) {
             return self.again(&attached, &address, request.nbd.is_some());
         }

@@ -30,7 +30,6 @@ use crate::daemon::membership;
 use crate::daemon::peers::Peers;
 use crate::daemon::silos::SiloView;
 use crate::daemon::status::Observer;
-use crate::transport::token::Contact;
 
 /// How long requests in flight may take when the daemon stops.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -183,7 +182,10 @@ async fn stop(State(control): State<Control>) -> Answer<api::Stopping> {
 }
 
 async fn invite(State(control): State<Control>, body: Bytes) -> Answer<api::Invitation> {
-    Answer(parse(&body).and_then(|request| control.invite(&request)))
+    Answer(match parse(&body) {
+        Ok(request) => control.invite(&request).await,
+        Err(fault) => Err(fault),
+    })
 }
 
 async fn leave(State(control): State<Control>) -> Answer<api::Left> {
@@ -216,7 +218,7 @@ async fn attach(State(control): State<Control>, Path(name): Path<String>, body: 
     })
 }
 
-async fn detach(State(control): State<Control>, Path(name): Path<String>, body: Bytes) -> Answer<api::Volume> {
+async fn detach(State(control): State<Control>, Path(name): Path<String>, body: Bytes) -> Answer<api::DetachedVolume> {
     Answer(match parse(&body) {
         Ok(request) => control.detach(&name, request).await,
         Err(fault) => Err(fault),
@@ -263,15 +265,11 @@ impl Control {
         }
     }
 
-    fn invite(&self, request: &api::Invite) -> Result<api::Invitation> {
+    async fn invite(&self, request: &api::Invite) -> Result<api::Invitation> {
         let state = self.group.state().borrow().clone();
-        let mut this = membership::own_contacts(&self.home)?;
+        let this = membership::own_contact(&self.home).await?;
         let members = state.members.iter().map(|(node, member)| (*node, member.data_addresses.clone()));
-        let contacts: Vec<Contact> = match this.pop() {
-            Some(this) => membership::contacts_of(this, members),
-            None => Vec::new(),
-        };
-        membership::invite(&self.home, request, contacts)
+        membership::invite(&self.home, request, membership::contacts_of(this, members))
     }
 
     /// Leaves the network for good; the daemon ends.
@@ -342,7 +340,7 @@ impl Control {
         recovering.await.map_err(|error| Fault::failed(format!("the recovery ended: {error}")))?
     }
 
-    async fn detach(&self, name: &str, request: api::DetachVolume) -> Result<api::Volume> {
+    async fn detach(&self, name: &str, request: api::DetachVolume) -> Result<api::DetachedVolume> {
         let limit = request.timeout_ms.map_or(DETACH_LIMIT, Duration::from_millis);
         let state = self.group.current(limit.min(GROUP_LIMIT)).await?;
         let (id, volume) = find(&state, name)?;
@@ -361,6 +359,8 @@ impl Control {
                 self.group.current(GROUP_LIMIT).await?;
             }
         }
-        self.observer.volume(&label).await.map(|status| status.volume)
+        let was_attached = here || volume.attachment.is_some();
+        let volume = self.observer.volume(&label).await?.volume;
+        Ok(api::DetachedVolume { volume, was_attached })
     }
 }

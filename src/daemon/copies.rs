@@ -247,6 +247,8 @@ mod tests {
         let silos: Vec<Silo> = (0..3).map(|i| super::silo(ids[i], &info(), nodes[i].0, nodes[i].1.as_ref())).collect();
         let live = |silos: &[SiloReport]| silos.iter().filter(|s| s.state == report::SiloState::Live).count();
         let report = writer.map(|silos| SlotReport {
+            chosen: None,
+            known: Default::default(),
             slot: 0,
             majority: 2,
             serving: live(&silos) >= 2,

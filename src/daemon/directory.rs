@@ -1,11 +1,11 @@
 //! Who is a member, and where it is reached: the cluster state first, then what discovery heard, then what the home
 //! remembers.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::sync::watch;
 
+use crate::base::address::Address;
 use crate::base::id::NodeId;
 use crate::cluster::state::ClusterState;
 use crate::daemon::home::KnownNode;
@@ -56,7 +56,7 @@ impl Admission for Directory {
         Err("it is not a member of the network, or joined only now".to_owned())
     }
 
-    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    fn addresses(&self, node: NodeId) -> Vec<Address> {
         let mut found =
             self.state().and_then(|s| s.members.get(&node).map(|m| m.data_addresses.clone())).unwrap_or_default();
         let heard =

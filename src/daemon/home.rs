@@ -25,6 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::error::{Fault, Result};
 use crate::base::id::{NetworkId, NodeId};
 use crate::daemon::offline::{Place, SiloSpec};
@@ -62,18 +63,18 @@ pub struct NetworkFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownNode {
     pub node: NodeId,
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
 /// `node.toml`: what a restart needs no flags for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovery: Option<SocketAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advertise: Option<SocketAddr>,
+    pub advertise: Option<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     #[serde(default)]
@@ -86,14 +87,14 @@ pub struct HomeLock {
 }
 
 impl Home {
-    /// The network of a home that a command means.
-    pub fn find(place: &Place) -> Result<Home> {
+    /// The network of a home that a command means; `verb` is the command, for the hint where it means no single one.
+    pub fn find(place: &Place, verb: &str) -> Result<Home> {
         let names = names(&place.home)?;
         let name = match (&place.network, names.as_slice()) {
             (Some(name), _) if names.contains(name) => name.clone(),
             (Some(name), _) => {
                 return Err(Fault::not_found(format!("there is no network '{name}' in {}", place.home.display()))
-                    .hint("infinit network list"));
+                    .hint(format!("{} network list", place.program)));
             }
             (None, [only]) => only.clone(),
             (None, []) => {
@@ -101,8 +102,13 @@ impl Home {
                     .hint("infinit network create NAME, or infinit network join TOKEN"));
             }
             (None, several) => {
-                return Err(Fault::usage(format!("there are several networks here: {}", several.join(", ")))
-                    .hint(format!("infinit --network {} …", several[0])));
+                let commands: Vec<String> = several.iter().map(|name| place.command(verb, name)).collect();
+                return Err(Fault::usage(format!(
+                    "there are several networks in {}: {}",
+                    place.home.display(),
+                    several.join(", ")
+                ))
+                .hint(commands.join(", or ")));
             }
         };
         Ok(Self::of(&place.home, &name))
@@ -120,6 +126,11 @@ impl Home {
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Where everything of this network lies but its silos.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub fn is_there(&self) -> bool {
@@ -266,12 +277,16 @@ fn names(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Makes a directory and those above it, readable by their owner alone; one that is there is left as it is.
+pub fn make_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// As [`make_dir`], for a directory of the home.
 pub fn create_dir(path: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| Fault::io("create", path, &error))
+    make_dir(path).map_err(|error| {
+        Fault::io("create", path, &error).hint("choose a home that this user may write: infinit --home DIR")
+    })
 }
 
 /// Reads a TOML file.
@@ -321,16 +336,22 @@ mod tests {
     #[test]
     fn a_home_says_what_is_missing_or_unclear() {
         let root = tempfile::tempdir().unwrap();
-        let place = |network: Option<&str>| Place { home: root.path().to_owned(), network: network.map(str::to_owned) };
-        assert_eq!(Home::find(&place(None)).unwrap_err().kind, Kind::NotFound);
+        let place = |network: Option<&str>| Place {
+            home: root.path().to_owned(),
+            network: network.map(str::to_owned),
+            program: "infinit".to_owned(),
+        };
+        assert_eq!(Home::find(&place(None), "node run").unwrap_err().kind, Kind::NotFound);
         for name in ["a", "b"] {
             let home = Home::of(root.path(), name);
             home.create().unwrap();
             home.save_network(NetworkId([1; 32]), 7, true, &[]).unwrap();
         }
-        assert!(Home::find(&place(None)).unwrap_err().message.contains("a, b"));
-        assert_eq!(Home::find(&place(Some("b"))).unwrap().name, "b");
-        assert_eq!(Home::find(&place(Some("c"))).unwrap_err().kind, Kind::NotFound);
+        let unclear = Home::find(&place(None), "node run").unwrap_err();
+        assert!(unclear.message.contains("a, b"));
+        assert!(unclear.hint.unwrap().starts_with("infinit node run --network a, or "));
+        assert_eq!(Home::find(&place(Some("b")), "node run").unwrap().name, "b");
+        assert_eq!(Home::find(&place(Some("c")), "node run").unwrap_err().kind, Kind::NotFound);
     }
 
     #[test]

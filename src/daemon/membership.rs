@@ -8,18 +8,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::clock::{rfc3339, wall_seconds};
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::NodeId;
 use crate::daemon::addresses;
 use crate::daemon::api::{self, NodeRef, check_name};
 use crate::daemon::home::{Home, KnownNode, NodeFile, create_dir};
+use crate::daemon::offline::{Joining, Place};
+use crate::daemon::peers::{Ask, NODE_SERVICE, Told};
 use crate::transport::endpoint::{Admission, Dialer};
 use crate::transport::identity::{NetworkKey, TokenKey};
 use crate::transport::network::{ConnectError, Purpose};
 use crate::transport::passport::{Invitation, Passport, PassportError, Role};
 use crate::transport::rpc::{self, RpcError};
-use crate::transport::token::{CONTACTS_MAX, Contact, Token};
+use crate::transport::token::{CONTACTS_MAX, Contact, Token, TokenError};
 
 /// The service number of a request to join.
 pub const JOIN_SERVICE: u8 = 3;
@@ -27,6 +30,9 @@ pub const JOIN_SERVICE: u8 = 3;
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7420);
 /// How long one member may take to let a node in: the cluster group must agree.
 const JOIN_LIMIT: Duration = Duration::from_secs(15);
+
+/// What mends every token that is refused.
+pub const NEW_TOKEN: &str = "on a member: infinit network invite";
 
 /// A node that wants to join says who it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +54,7 @@ pub fn create(root: &Path, name: &str) -> Result<api::Network> {
     let home = Home::of(root, name);
     if home.is_there() {
         return Err(Fault::conflict(format!("there is a network '{name}' in {} already", root.display()))
-            .hint("infinit network show, or choose another name"));
+            .hint("choose another name, or see it: infinit network list"));
     }
     create_dir(root)?;
     home.create()?;
@@ -99,33 +105,46 @@ pub fn invite(home: &Home, request: &api::Invite, contacts: Vec<Contact>) -> Res
 }
 
 /// This node as somebody to dial, as far as it knows its addresses without running.
-pub fn own_contacts(home: &Home) -> Result<Vec<Contact>> {
+pub async fn own_contact(home: &Home) -> Result<Contact> {
     let NodeFile { listen, advertise, .. } = home.node_file()?;
-    let addresses = addresses::advertised(listen.unwrap_or(LISTEN_DEFAULT), advertise);
-    Ok(vec![Contact { node: home.node_key()?.node(), addresses }])
+    let addresses = match (listen, advertise) {
+        // A name to listen on is not asked for if it is not what the others are told.
+        (Some(listen), Some(advertise)) if advertise.port() != 0 || listen.ip().is_none() => {
+            vec![if advertise.port() == 0 { advertise.with_port(listen.port()) } else { advertise }]
+        }
+        (Some(listen), advertise) => addresses::advertised(addresses::listening(&listen).await?, advertise.as_ref()),
+        (None, advertise) => addresses::advertised(LISTEN_DEFAULT, advertise.as_ref()),
+    };
+    Ok(Contact { node: home.node_key()?.node(), addresses })
 }
 
 /// Reaches any node that the token names, proves the invitation, and keeps the passport that the cluster answers.
-pub async fn join(root: &Path, text: &str) -> Result<api::Network> {
-    let token: Token = text.parse().map_err(|error: crate::transport::token::TokenError| {
-        Fault::refused(format!("the token is refused: {error}"))
-            .hint("copy it whole, or ask for a new one: infinit network invite")
-    })?;
-    let now = wall_seconds();
-    token.verify(now).map_err(refused)?;
-    let home = Home::of(root, &token.network_name);
+pub async fn join(place: &Place, text: &str) -> Result<Joining> {
+    let token: Token = text.parse().map_err(unreadable)?;
+    let (root, home) = (&place.home, Home::of(&place.home, &token.network_name));
     if home.is_there() {
         let known = home.network()?;
+        // Asked before the token is: a member needs none, whatever has become of it.
         if known.id == token.network() {
-            return describe(&home);
+            return Ok(Joining::Already(describe(&home)?));
         }
         return Err(Fault::conflict(format!(
-            "there is another network '{}' in {}",
+            "{} holds another network named '{}' already: {}, and the token is for {}",
+            root.display(),
             token.network_name,
-            root.display()
+            known.id.short(),
+            token.network().short()
         ))
-        .hint("use another --home"));
+        .hint("join with another home: infinit --home DIR network join TOKEN"));
     }
+    let now = wall_seconds();
+    token.verify(now).map_err(|error| match error {
+        PassportError::InvitationExpired => {
+            let expired_at = rfc3339(token.invitation.terms.expires_at);
+            Fault::refused(format!("the token is refused: its invitation expired at {expired_at}")).hint(NEW_TOKEN)
+        }
+        other => refused(other),
+    })?;
     create_dir(root)?;
     home.create()?;
     let key = home.node_key_or_new()?;
@@ -139,7 +158,7 @@ pub async fn join(root: &Path, text: &str) -> Result<api::Network> {
     let members: Vec<Contact> =
         members.into_iter().map(|known| Contact { node: known.node, addresses: known.addresses }).collect();
     home.save_network(token.network(), created_at, false, &members)?;
-    describe(&home)
+    Ok(Joining::Joined(describe(&home)?))
 }
 
 async fn ask_contacts(
@@ -163,8 +182,9 @@ async fn ask_contact(dialer: &Dialer, contact: &Contact, request: &JoinRequest) 
     let places = contact.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let channel =
         dialer.connect_at(contact.node, &contact.addresses, Purpose::Join).await.map_err(|error| match error {
-            ConnectError::Refused(why) => Fault::refused(format!("the network refuses this node: {why}"))
-                .hint("ask for a new token: infinit network invite"),
+            ConnectError::Refused(why) => {
+                Fault::refused(format!("the network refuses this node: {why}")).hint(NEW_TOKEN)
+            }
             ConnectError::Unknown | ConnectError::Unreachable(_) => {
                 Fault::unreachable(format!("no node of the network answers at {places}: {error}"))
                     .hint("is a node running there? infinit node run")
@@ -178,6 +198,65 @@ async fn ask_contact(dialer: &Dialer, contact: &Contact, request: &JoinRequest) 
             other => Fault::unreachable(format!("{places}: {other}")).hint("try again"),
         })?;
     postcard::from_bytes(&answer).map_err(|_| Fault::failed(format!("{places} answered something else")))
+}
+
+/// Leaves a network whose node does not run: a network that never ran is only removed, else another member tells the
+/// cluster.
+pub async fn leave(place: &Place) -> Result<api::Left> {
+    let home = Home::find(place, "network leave")?;
+    let network = home.network()?;
+    let node = home.node_key()?;
+    let others: Vec<&KnownNode> = network.contacts.iter().filter(|known| known.node != node.node()).collect();
+    let ran = home.file("cluster.redb").exists();
+    if !(network.founder && !ran) {
+        if others.is_empty() {
+            return Err(Fault::failed("the last member cannot leave the network").hint(format!(
+                "to end network {}, remove {} and its silos",
+                network.name,
+                home.dir().display()
+            )));
+        }
+        let dialer =
+            Dialer::new(&node, home.passport()?, Arc::new(Anyone)).map_err(|e| Fault::failed(e.to_string()))?;
+        tell_others(&dialer, &others).await.map_err(|fault| match fault.kind {
+            Kind::Unreachable | Kind::TimedOut => fault.hint(format!(
+                "start a node of network {}: {}",
+                network.name,
+                place.command("node run", &network.name)
+            )),
+            _ => fault,
+        })?;
+    }
+    home.remove()?;
+    Ok(api::Left { id: network.id, name: network.name })
+}
+
+/// Says to the first member that answers that this node leaves.
+async fn tell_others(dialer: &Dialer, others: &[&KnownNode]) -> Result<()> {
+    let request = Bytes::from(postcard::to_stdvec(&Ask::Leave).map_err(|error| Fault::failed(error.to_string()))?);
+    let mut last = Fault::unreachable("no other member is known");
+    for known in others {
+        let places = known.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let channel = match dialer.connect_at(known.node, &known.addresses, Purpose::Control).await {
+            Ok(channel) => channel,
+            Err(ConnectError::Refused(why)) => {
+                last = Fault::refused(format!("the network refuses this node: {why}")).hint("infinit network list");
+                continue;
+            }
+            Err(error) => {
+                last = Fault::unreachable(format!("no other member answers: {error}"));
+                continue;
+            }
+        };
+        match rpc::ask(channel, NODE_SERVICE, request.clone(), JOIN_LIMIT).await {
+            Ok(answer) => match postcard::from_bytes(&answer) {
+                Ok(Told::Done(done)) => return done,
+                Ok(_) | Err(_) => last = Fault::failed(format!("{places} answered something else")),
+            },
+            Err(error) => last = Fault::unreachable(format!("{places}: {error}")),
+        }
+    }
+    Err(last)
 }
 
 /// A network as this home knows it, without the cluster.
@@ -211,14 +290,26 @@ pub fn role_to(role: Role) -> api::Role {
 }
 
 /// The nodes a token names: those that were reached lately, this one first.
-pub fn contacts_of(this: Contact, members: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) -> Vec<Contact> {
+pub fn contacts_of(this: Contact, members: impl Iterator<Item = (NodeId, Vec<Address>)>) -> Vec<Contact> {
     let others = members.filter(|(node, addresses)| *node != this.node && !addresses.is_empty());
     let others = others.map(|(node, addresses)| Contact { node, addresses });
     std::iter::once(this.clone()).chain(others).take(CONTACTS_MAX).collect()
 }
 
 fn refused(error: PassportError) -> Fault {
-    Fault::refused(format!("the token is refused: {error}")).hint("ask for a new one: infinit network invite")
+    Fault::refused(format!("the token is refused: {error}")).hint(NEW_TOKEN)
+}
+
+/// Text that is no token of this version.
+fn unreadable(error: TokenError) -> Fault {
+    let hint = match error {
+        TokenError::Version(_) => "install the same version of infinit as on the machine that invited".to_owned(),
+        TokenError::NotAToken | TokenError::Cut | TokenError::Mistyped => {
+            format!("copy the whole line again, or make a new token {NEW_TOKEN}")
+        }
+        TokenError::Tampered | TokenError::Contents => NEW_TOKEN.to_owned(),
+    };
+    Fault::refused(format!("the token is refused: {error}")).hint(hint)
 }
 
 fn own_fault(error: PassportError) -> Fault {
@@ -233,7 +324,7 @@ impl Admission for Anyone {
         Ok(())
     }
 
-    fn addresses(&self, _node: NodeId) -> Vec<SocketAddr> {
+    fn addresses(&self, _node: NodeId) -> Vec<Address> {
         Vec::new()
     }
 }

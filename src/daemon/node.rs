@@ -22,7 +22,7 @@ use crate::daemon::attachments::{Attachments, GROUP_LIMIT};
 use crate::daemon::control::{Control, ControlServer};
 use crate::daemon::directory::Directory;
 use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
-use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT};
+use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
 use crate::daemon::offline::{RunOptions, SiloSpec};
 use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
 use crate::daemon::silos::{self, NodeSilos, SiloView};
@@ -49,11 +49,15 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         Fault::refused(format!("this node's passport is not valid: {error}")).hint("infinit network join TOKEN")
     })?;
     let mut settings = settings(&home, &passport, &options)?;
+    let named = settings.listen.clone().unwrap_or_else(|| LISTEN_DEFAULT.into());
+    let listen = addresses::listening(&named).await?;
+    if let Some(advertise) = &options.advertise {
+        addresses::check_advertised(advertise).await?;
+    }
 
     let silos = NodeSilos::open(&settings.silos, network.id)?;
     let directory = Arc::new(Directory::new(network.contacts.clone()));
     let (incoming, channels) = mpsc::channel(INCOMING_MAX);
-    let listen = settings.listen.unwrap_or(LISTEN_DEFAULT);
     let endpoint = EndpointOptions {
         key: home.node_key()?,
         passport: passport.clone(),
@@ -62,11 +66,11 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         incoming,
     };
     let endpoint = Arc::new(Endpoint::bind(endpoint).await.map_err(endpoint_fault)?);
-    settings.listen = Some(endpoint.address());
-    let data_addresses = addresses::advertised(endpoint.address(), settings.advertise);
+    settings.listen = Some(named.with_port(endpoint.address().port()));
+    let data_addresses = addresses::advertised(endpoint.address(), settings.advertise.as_ref());
     let discovery = start_discovery(&home, &network, &settings, listen.ip(), options.mdns).await?;
     let discovery = Arc::new(discovery);
-    settings.discovery = Some(discovery.address());
+    settings.discovery = Some(SocketAddr::new(listen.ip(), discovery.address().port()));
     home.save_node_file(&settings)?;
     directory.set_discovery(&discovery);
     discovery.announce(data_addresses.clone()).await.map_err(discovery_fault)?;
@@ -155,15 +159,12 @@ fn abort_on_panic() {
 /// What was said now over what was said last time.
 fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<NodeFile> {
     let mut settings = home.node_file()?;
-    if let Some(listen) = options.listen {
+    if let Some(listen) = &options.listen {
         // Port 0 means any, and the one that was picked before is as good as another.
-        let kept = settings.listen.filter(|old| listen.port() == 0 && old.ip() == listen.ip());
-        if settings.listen.is_some_and(|old| old.ip() != listen.ip()) {
-            settings.discovery = None;
-        }
-        settings.listen = Some(kept.unwrap_or(listen));
+        let kept = settings.listen.filter(|old| listen.port() == 0 && old.with_port(0) == *listen);
+        settings.listen = Some(kept.unwrap_or_else(|| listen.clone()));
     }
-    settings.advertise = options.advertise.or(settings.advertise);
+    settings.advertise = options.advertise.clone().or(settings.advertise);
     settings.zone = options.zone.clone().or(settings.zone);
     if !options.silos.is_empty() {
         settings.silos.clone_from(&options.silos);
@@ -188,17 +189,27 @@ async fn start_discovery(
     mdns: bool,
 ) -> Result<Discovery> {
     let seed = |known: &KnownNode| Seed { node: known.node, data: known.addresses.clone(), discovery: Vec::new() };
-    Discovery::start(DiscoveryOptions {
-        key: home.node_key()?,
-        network: network.id,
-        listen: settings.discovery.unwrap_or_else(|| SocketAddr::new(ip, 0)),
-        advertise: Vec::new(),
-        peers_file: home.file("peers.redb"),
-        seeds: network.contacts.iter().map(seed).collect(),
-        mdns,
-    })
-    .await
-    .map_err(discovery_fault)
+    let start = async |port: u16| {
+        let options = DiscoveryOptions {
+            key: home.node_key()?,
+            network: network.id,
+            listen: SocketAddr::new(ip, port),
+            advertise: Vec::new(),
+            peers_file: home.file("peers.redb"),
+            seeds: network.contacts.iter().map(seed).collect(),
+            mdns,
+        };
+        Ok::<_, Fault>(Discovery::start(options).await)
+    };
+    // Only the port is kept: where it is free on addresses that this machine has now is for the kernel to say.
+    let kept = settings.discovery.map_or(0, |address| address.port());
+    match start(kept).await? {
+        Err(DiscoveryError::Listen { why, .. }) if kept != 0 => {
+            tracing::warn!("discovery cannot have its port {kept} again ({why}): it picks another");
+            start(0).await?.map_err(discovery_fault)
+        }
+        started => started.map_err(discovery_fault),
+    }
 }
 
 fn discovery_fault(error: DiscoveryError) -> Fault {
@@ -366,6 +377,10 @@ impl Services {
                 self.peers.goodbye_of(from, run);
                 Told::Done(Ok(()))
             }
+            Ask::Leave => {
+                let leave = Command::Leave { node: from, at: wall_seconds() };
+                Told::Done(self.group.propose(leave, GROUP_LIMIT).await.map(|_| ()).map_err(Fault::from))
+            }
         }
     }
 
@@ -374,13 +389,13 @@ impl Services {
         let request: JoinRequest =
             postcard::from_bytes(request).map_err(|_| Fault::refused("that is no request to join"))?;
         let refused = |error: crate::transport::passport::PassportError| {
-            Fault::refused(format!("the token is refused: {error}")).hint("ask for a new one: infinit network invite")
+            Fault::refused(format!("the token is refused: {error}")).hint(NEW_TOKEN)
         };
         let passport = Passport::decode(&request.passport).map_err(refused)?;
         let now = wall_seconds();
         passport.verify_joining(self.network, from, now).map_err(refused)?;
         let Some(invitation) = passport.invitation() else {
-            return Err(Fault::refused("the passport has no invitation").hint("infinit network invite"));
+            return Err(Fault::refused("the passport has no invitation").hint(NEW_TOKEN));
         };
         let terms = &invitation.terms;
         let join = Join {

@@ -1,13 +1,13 @@
 //! What the command line does without a daemon, or to become one.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::error::Result;
 use crate::base::units::Size;
-use crate::daemon::api::{Invitation, Invite, Network};
+use crate::daemon::api::{Invitation, Invite, Left, Network};
 use crate::daemon::home::Home;
 use crate::daemon::{demo as demonstration, membership, node};
 
@@ -18,6 +18,23 @@ pub struct Place {
     pub home: PathBuf,
     /// Needed where the home has several networks.
     pub network: Option<String>,
+    /// The program and the options that lead to this home, for hints: `infinit --home /data`.
+    pub program: String,
+}
+
+impl Place {
+    /// The command that does `verb` for one network of this home, word for word.
+    pub fn command(&self, verb: &str, network: &str) -> String {
+        format!("{} {verb} --network {network}", self.program)
+    }
+}
+
+/// How a request to join ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Joining {
+    Joined(Network),
+    /// This machine was a member already; nothing was done.
+    Already(Network),
 }
 
 /// A directory to store blocks in.
@@ -34,8 +51,8 @@ pub struct SiloSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunOptions {
     pub silos: Vec<SiloSpec>,
-    pub listen: Option<SocketAddr>,
-    pub advertise: Option<SocketAddr>,
+    pub listen: Option<Address>,
+    pub advertise: Option<Address>,
     pub zone: Option<String>,
     /// Find peers of the local network by multicast.
     pub mdns: bool,
@@ -72,14 +89,35 @@ pub async fn create(place: &Place, name: &str) -> Result<Network> {
 }
 
 /// `network join`: this node's key, and a passport from the network that the token names.
-pub async fn join(place: &Place, token: &str) -> Result<Network> {
-    membership::join(&place.home, token).await
+pub async fn join(place: &Place, token: &str) -> Result<Joining> {
+    membership::join(place, token).await
+}
+
+/// What leaving a network without its daemon would give up; a person is asked before [`leave`].
+pub async fn leaving(place: &Place) -> Result<Network> {
+    membership::describe(&Home::find(place, "network leave")?)
+}
+
+/// `network leave` without a daemon of that network: another member is told.
+pub async fn leave(place: &Place) -> Result<Left> {
+    membership::leave(place).await
+}
+
+/// The command that starts this home's node, word for word: it names a network where the home has several.
+pub fn start_command(place: &Place) -> String {
+    const START: &str = "node run";
+    match (&place.network, Home::all(&place.home).as_deref()) {
+        (Some(network), _) => place.command(START, network),
+        (None, Ok([first, _, ..])) => place.command(START, &first.name),
+        (None, _) => format!("{} {START}", place.program),
+    }
 }
 
 /// `network invite` without a daemon, signed by the network's key if this machine holds it.
 pub async fn invite(place: &Place, request: &Invite) -> Result<Invitation> {
-    let home = Home::find(place)?;
-    membership::invite(&home, request, membership::own_contacts(&home)?)
+    let home = Home::find(place, "network invite")?;
+    let this = membership::own_contact(&home).await?;
+    membership::invite(&home, request, vec![this])
 }
 
 /// `network list`: the networks of this home.
@@ -89,12 +127,12 @@ pub async fn list(home: &Path) -> Result<Vec<Network>> {
 
 /// `network show` without a daemon.
 pub async fn show(place: &Place) -> Result<Network> {
-    membership::describe(&Home::find(place)?)
+    membership::describe(&Home::find(place, "network show")?)
 }
 
 /// `node run`: returns once the node has stopped.
 pub async fn run(place: &Place, options: RunOptions) -> Result<()> {
-    node::run(Home::find(place)?, options).await
+    node::run(Home::find(place, "node run")?, options).await
 }
 
 /// `demo`: a cluster of real processes, a node killed, everything read back.

@@ -53,6 +53,8 @@ pub enum Ask {
     Goodbye {
         run: u64,
     },
+    /// The asking node leaves the network for good, without running.
+    Leave,
 }
 
 /// Its answer.

@@ -9,14 +9,14 @@ use rustix::fs::statvfs;
 use tokio::sync::watch;
 
 use crate::base::clock::Moment;
-use crate::base::error::{Fault, Kind, Result};
+use crate::base::error::{Fault, Kind, Result, plain};
 use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::consensus::{Group, ProposeError};
 use crate::cluster::replication::service::{SiloHandle, SiloService, Silos};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, SiloOpening};
-use crate::daemon::home::create_dir;
+use crate::daemon::home::make_dir;
 use crate::daemon::offline::SiloSpec;
 use crate::daemon::peers::SiloLife;
 use crate::daemon::vitals::{Pulse, Vitals};
@@ -101,17 +101,18 @@ impl SiloView {
 }
 
 fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo> {
-    create_dir(&spec.path)?;
+    let io_fault = |doing: &str, error: &std::io::Error| disk_fault(&spec.path, doing, error);
+    make_dir(&spec.path).map_err(|error| io_fault("create this directory", &error))?;
     let fault = |error: StoreError| store_fault(&spec.path, &error);
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&spec.path));
     if superblock::network(&disk).is_some_and(|formatted_for| formatted_for != network) {
         return Err(Fault::refused(format!("the silo at {} belongs to another network", spec.path.display()))
-            .hint("choose an empty directory with --silo"));
+            .hint("choose an empty directory: infinit node run --silo PATH"));
     }
     let capacity_bytes = match spec.capacity {
         Some(size) => size.0,
         None => {
-            let stat = statvfs(&spec.path).map_err(|error| Fault::io("look at", &spec.path, &error.into()))?;
+            let stat = statvfs(&spec.path).map_err(|error| io_fault("look at it", &error.into()))?;
             stat.f_blocks * stat.f_frsize
         }
     };
@@ -125,13 +126,41 @@ fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo
     }
 }
 
+/// A directory that cannot be made or used, and what to do about it.
+fn disk_fault(path: &Path, doing: &str, error: &std::io::Error) -> Fault {
+    use std::io::ErrorKind;
+    const ANOTHER: &str = "infinit node run --silo PATH";
+    let (kind, hint) = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            (Kind::Refused, format!("run this as a user who may write there, or choose another directory: {ANOTHER}"))
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            (Kind::Failed, format!("mount it for writing, or choose a directory on another file system: {ANOTHER}"))
+        }
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            (Kind::Usage, format!("a file is in the way: choose a directory: {ANOTHER}"))
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            (Kind::Failed, format!("make room there, or choose another directory: {ANOTHER}"))
+        }
+        _ => (Kind::Failed, format!("choose a directory on a disk: {ANOTHER}")),
+    };
+    Fault::new(kind, format!("silo {}: cannot {doing}: {}", path.display(), plain(error))).hint(hint)
+}
+
 /// A store's error as a person is told.
 fn store_fault(path: &Path, error: &StoreError) -> Fault {
     let (kind, hint) = match error {
+        StoreError::Io { doing, error } => return disk_fault(path, doing, error),
+        StoreError::Index(redb::Error::Io(error)) => return disk_fault(path, "use its index", error),
+        StoreError::NoSpace => (Kind::Failed, "make room on that disk, or choose another directory with --silo"),
         StoreError::Locked => (Kind::Conflict, "stop the other daemon, or choose another --silo"),
-        StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory with --silo"),
+        StoreError::Foreign(_) => (Kind::Refused, "choose an empty directory: infinit node run --silo PATH"),
         StoreError::Newer { .. } => (Kind::Failed, "install the newer infinit again"),
-        _ => (Kind::Failed, "the volumes live on with their other copies: start with a new, empty silo"),
+        _ => (
+            Kind::Failed,
+            "its volumes live on in their other copies: start with an empty one, infinit node run --silo PATH",
+        ),
     };
     Fault::new(kind, format!("silo {}: {error}", path.display())).hint(hint)
 }
@@ -184,6 +213,30 @@ pub async fn forget_deleted(views: Vec<SiloView>, mut state: watch::Receiver<Arc
         }
         if state.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_a_silo_is_refused_with_what_to_do() {
+        let cases = [
+            (rustix::io::Errno::ACCESS, Kind::Refused, "user"),
+            (rustix::io::Errno::ROFS, Kind::Failed, "writing"),
+            (rustix::io::Errno::NOTDIR, Kind::Usage, "file"),
+            (rustix::io::Errno::EXIST, Kind::Usage, "file"),
+            (rustix::io::Errno::NOSPC, Kind::Failed, "room"),
+            (rustix::io::Errno::NOENT, Kind::Failed, "disk"),
+        ];
+        for (errno, kind, word) in cases {
+            let fault = disk_fault(Path::new("/x"), "create this directory", &errno.into());
+            let hint = fault.hint.unwrap_or_default();
+            assert_eq!(fault.kind, kind, "{errno}");
+            assert!(fault.message.starts_with("silo /x: cannot create this directory: "), "{}", fault.message);
+            assert!(hint.contains(word) && hint.contains("--silo PATH"), "{hint}");
         }
     }
 }

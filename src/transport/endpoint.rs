@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
+use crate::base::address::Address;
 use crate::base::clock::wall_seconds;
 use crate::base::error::plain;
 use crate::base::id::NodeId;
@@ -27,11 +28,16 @@ use crate::transport::identity::NodeKey;
 use crate::transport::link::{Link, SILENCE_MAX, StillWelcome};
 use crate::transport::network::{Channel, ConnectError, FrameSender, Network, Purpose};
 use crate::transport::passport::Passport;
+use crate::transport::resolver::{ResolveError, resolve};
 use crate::transport::stream::{SecureStream, StreamError};
 use crate::transport::tls::{Tls, TlsError};
 
 /// The time to reach a node over any of its addresses.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// The part of it that names may take to be resolved; the rest is for dialling.
+const NAME_TIME_MAX: Duration = Duration::from_millis(1500);
+/// The most addresses of one name that are tried.
+const NAME_ADDRESSES_MAX: usize = 4;
 /// The time a stranger has to prove who it is.
 pub const GREETING_TIME_MAX: Duration = Duration::from_secs(3);
 /// The greetings under way at once; a fellow needs milliseconds for one.
@@ -50,7 +56,7 @@ pub trait Admission: Send + Sync {
     /// Whether this node, whose passport was found genuine, is welcome: a member, not revoked. The reason if not.
     fn admit(&self, passport: &Passport) -> Result<(), String>;
     /// Where the data plane of a node may be reached, best first.
-    fn addresses(&self, node: NodeId) -> Vec<SocketAddr>;
+    fn addresses(&self, node: NodeId) -> Vec<Address>;
 }
 
 /// The dialling half of the data plane; enough for a node that only wants to join.
@@ -92,18 +98,20 @@ impl Dialer {
         Ok(Dialer { shared: Arc::new(shared) })
     }
 
-    /// Opens a channel to a node at one of these addresses, tried in turn, within [`CONNECT_TIME_MAX`].
+    /// Opens a channel to a node at one of these addresses, tried in turn, within [`CONNECT_TIME_MAX`]. Names are
+    /// resolved anew each time.
     pub async fn connect_at(
         &self,
         node: NodeId,
-        addresses: &[SocketAddr],
+        addresses: &[Address],
         purpose: Purpose,
     ) -> Result<Channel, ConnectError> {
         let end = Instant::now() + CONNECT_TIME_MAX;
-        let mut worst = ConnectError::Unknown;
-        for (index, address) in addresses.iter().enumerate() {
+        let (places, unresolved) = places(addresses).await;
+        let mut worst = unresolved.map_or(ConnectError::Unknown, |why| ConnectError::Unreachable(why.to_string()));
+        for (index, address) in places.iter().enumerate() {
             // One address that swallows everything must not use up the time of the others.
-            let share = end.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
+            let share = end.saturating_duration_since(Instant::now()) / (places.len() - index) as u32;
             let error = match timeout(share, self.shared.dial(node, *address, purpose)).await {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) => error,
@@ -130,6 +138,20 @@ impl Dialer {
     pub fn connections(&self) -> Vec<(NodeId, Purpose)> {
         self.shared.links().open.values().map(|link| (link.peer, link.purpose)).collect()
     }
+}
+
+/// The addresses behind a node's addresses and names, in their order, and why a name has none.
+async fn places(addresses: &[Address]) -> (Vec<SocketAddr>, Option<ResolveError>) {
+    let resolving = addresses.iter().map(|address| resolve(address, NAME_TIME_MAX));
+    let mut places: Vec<SocketAddr> = Vec::new();
+    let mut unresolved = None;
+    for resolved in futures::future::join_all(resolving).await {
+        match resolved {
+            Ok(found) => places.extend(found.into_iter().take(NAME_ADDRESSES_MAX)),
+            Err(why) => unresolved = Some(why),
+        }
+    }
+    (places, unresolved)
 }
 
 impl Network for Dialer {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::*;
+use crate::base::address::Address;
 use crate::base::id::NetworkId;
 use crate::transport::identity::{NetworkKey, TokenKey};
 use crate::transport::network::{FRAME_BYTES_MAX, Frame, SendError};
@@ -22,12 +23,13 @@ const SOON: Duration = Duration::from_secs(5);
 /// The members as one network knows them.
 #[derive(Default)]
 struct Roll {
-    members: Mutex<HashMap<NodeId, Vec<SocketAddr>>>,
+    members: Mutex<HashMap<NodeId, Vec<Address>>>,
     revoked: Mutex<HashSet<NodeId>>,
 }
 
 impl Roll {
     fn enter(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        let addresses = addresses.into_iter().map(Address::from).collect();
         self.members.lock().unwrap().insert(node, addresses);
     }
 }
@@ -41,7 +43,7 @@ impl Admission for Roll {
         if known { Ok(()) } else { Err("it is no member".into()) }
     }
 
-    fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    fn addresses(&self, node: NodeId) -> Vec<Address> {
         self.members.lock().unwrap().get(&node).cloned().unwrap_or_default()
     }
 }
@@ -210,7 +212,7 @@ async fn a_stolen_passport_is_refused() {
     roll.enter(victim.node(), Vec::new());
     let tls = Tls::new(&thief).unwrap();
     let dialer = forged_dialer(thief.node(), victim, tls, admission);
-    let why = refusal(dialer.connect_at(a.node(), &[a.endpoint.address()], Purpose::Data).await);
+    let why = refusal(dialer.connect_at(a.node(), &[a.endpoint.address().into()], Purpose::Data).await);
     assert!(why.contains("belongs to another node"), "{why}");
 }
 
@@ -228,7 +230,7 @@ async fn a_copied_or_damaged_certificate_is_refused() {
     let (_, own_private) = libp2p_tls::certificate::generate(&NodeKey::generate().keypair()).unwrap();
     let copied = Tls::with_certificate(certificate.clone(), own_private).unwrap();
     let dialer = forged_dialer(b.node(), passport.clone(), copied, admission.clone());
-    assert!(dialer.connect_at(a.node(), &[a.endpoint.address()], Purpose::Data).await.is_err());
+    assert!(dialer.connect_at(a.node(), &[a.endpoint.address().into()], Purpose::Data).await.is_err());
 
     let (certificate, private) = libp2p_tls::certificate::generate(&b.key.keypair()).unwrap();
     for at in [certificate.len() - 1, certificate.len() / 2, certificate.len() - 100] {
@@ -236,7 +238,7 @@ async fn a_copied_or_damaged_certificate_is_refused() {
         der[at] ^= 1;
         let damaged = Tls::with_certificate(der.into(), private.clone_key()).unwrap();
         let dialer = forged_dialer(b.node(), passport.clone(), damaged, admission.clone());
-        let why = dialer.connect_at(a.node(), &[a.endpoint.address()], Purpose::Data).await;
+        let why = dialer.connect_at(a.node(), &[a.endpoint.address().into()], Purpose::Data).await;
         assert!(matches!(why, Err(ConnectError::Refused(_) | ConnectError::Unreachable(_))));
     }
     a.channel_to(&mut b, Purpose::Data).await;
@@ -268,7 +270,7 @@ async fn a_guest_may_ask_to_join_and_nothing_else() {
     let (guest, token_key) = (NodeKey::generate(), TokenKey::generate());
     let now = wall_seconds();
     let admission: Arc<dyn Admission> = roll.clone();
-    let at = [a.endpoint.address()];
+    let at = [a.endpoint.address().into()];
     let invitation = Invitation::by_network(&owner, Role::Storage, now + 60, 1, &token_key).unwrap();
     let passport = Passport::by_invitation(&invitation, &token_key, guest.node(), now).unwrap();
     let dialer = Dialer::new(&guest, passport.clone(), admission.clone()).unwrap();

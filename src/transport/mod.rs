@@ -5,7 +5,8 @@
 //! carries an invitation, its one-off key and addresses to a new machine.
 //!
 //! **Where.** `discovery` is a libp2p swarm whose Kademlia table holds each node's signed word on its addresses. It
-//! gives hints, nothing else: the bytes never go through it.
+//! gives hints, nothing else: the bytes never go through it. An address may be a host name, which whoever dials asks
+//! the `resolver` for.
 //!
 //! **How.** The data plane is TLS 1.3 over TCP with the node keys. An `endpoint` listens and dials; each connection
 //! begins with a `hello` in which both sides show their passports, and is then a channel of frames. `tls` proves the
@@ -29,6 +30,7 @@ mod link;
 pub mod memory;
 pub mod network;
 pub mod passport;
+pub mod resolver;
 pub mod rpc;
 pub mod stream;
 pub mod tls;

@@ -12,12 +12,12 @@
 //! The token is a secret until its invitation is used up or has expired: whoever holds it can join.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::id::{NetworkId, NodeId};
 use crate::transport::identity::TokenKey;
 use crate::transport::passport::{Invitation, PassportError};
@@ -38,7 +38,7 @@ pub const NETWORK_NAME_BYTES_MAX: usize = 64;
 pub struct Contact {
     pub node: NodeId,
     /// Where its data plane listens.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
 /// Everything a new node needs to join. `Display` gives the secret line; `Debug` does not.

@@ -177,7 +177,9 @@ async fn attach(Path(name): Path<String>, body: Bytes) -> Response {
 async fn detach(Path(name): Path<String>) -> Response {
     match answers::volumes().into_iter().find(|volume| volume.name == name) {
         Some(volume) => {
-            Json(api::Volume { attachment: None, state: api::VolumeState::Detached, ..volume }).into_response()
+            let was_attached = volume.attachment.is_some();
+            let volume = api::Volume { attachment: None, state: api::VolumeState::Detached, ..volume };
+            Json(api::DetachedVolume { volume, was_attached }).into_response()
         }
         None => no_volume(&name),
     }

@@ -12,7 +12,7 @@ use crate::cli::{Home, golden};
 fn wrong_usage_is_refused_before_anyone_is_asked() {
     let home = Home::new();
     let long = "n".repeat(65);
-    let calls: [&[&str]; 36] = [
+    let calls: [&[&str]; 44] = [
         &["volum", "list"],
         &["volume", "creat"],
         &["volume", "list", "--colour"],
@@ -20,6 +20,12 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
         &["volume", "create", "pg"],
         &["volume", "create", "pg", "--size", "0GiB"],
         &["volume", "create", "pg", "--size", "20"],
+        &["volume", "create", "pg", "--size", "0"],
+        &["volume", "create", "pg", "--size", "-1"],
+        &["volume", "create", "pg", "--size", "-1GiB"],
+        &["volume", "create", "pg", "--size", "5000"],
+        &["volume", "create", "pg", "--size", "21474836480"],
+        &["volume", "create", "pg", "--size", "1GiB", "--replicas", "-1"],
         &["volume", "create", "pg", "--size", "20XB"],
         &["volume", "create", "pg", "--size", "GiB"],
         &["volume", "create", "pg", "--size", "5000B"],
@@ -39,7 +45,9 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
         &["volume", "attach", "pg", "--nbd", "tcp:0.0.0.0:10809"],
         &["volume", "attach", "pg", "--timeout", "0s"],
         &["volume", "status", "a/b"],
-        &["node", "run", "--listen", "localhost:7000"],
+        &["node", "run", "--listen", "localhost"],
+        &["node", "run", "--listen", "300.1.1.1:7420"],
+        &["node", "run", "--advertise", "::1:7420"],
         &["node", "run", "--silo", "/data:5"],
         &["node", "wait", "--timeout", "30"],
         &["network", "create", "a/b"],
@@ -65,7 +73,7 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
 #[test]
 fn without_a_daemon_every_verb_names_how_to_start_it() {
     let home = Home::new();
-    let calls: [&[&str]; 12] = [
+    let calls: [&[&str]; 11] = [
         &["status"],
         &["status", "--watch"],
         &["node", "list"],
@@ -76,7 +84,6 @@ fn without_a_daemon_every_verb_names_how_to_start_it() {
         &["volume", "attach", "pg"],
         &["volume", "detach", "pg"],
         &["volume", "delete", "pg"],
-        &["network", "leave"],
         &["--network", "prod", "status"],
     ];
     for args in calls {
@@ -84,6 +91,8 @@ fn without_a_daemon_every_verb_names_how_to_start_it() {
         assert_eq!(transcript.code, 5, "{}", transcript.text());
         assert!(transcript.stderr.contains("hint: start this machine's node: infinit --home HOME node run"));
     }
+    let none = home.run(&["network", "leave"]);
+    assert_eq!((none.code, none.stderr.contains("there is no network in HOME")), (3, true), "{}", none.text());
     let waited = home.run(&["node", "wait", "--timeout", "300ms"]);
     golden("no-daemon.txt", &[home.run(&["status"]), home.run(&["status", "--output", "json"]), waited]);
 }
@@ -137,7 +146,7 @@ fn a_unit_directory_that_cannot_be_written_is_named() {
 #[test]
 fn what_the_daemon_refuses_ends_with_the_code_of_its_kind() {
     let daemon = Canned::start();
-    let calls: [(i32, &[&str]); 18] = [
+    let calls: [(i32, &[&str]); 19] = [
         (3, &["volume", "status", "none"]),
         (3, &["volume", "detach", "none"]),
         (3, &["volume", "delete", "none", "--yes"]),
@@ -147,6 +156,7 @@ fn what_the_daemon_refuses_ends_with_the_code_of_its_kind() {
         (2, &["volume", "create", "new", "--size", "1GiB", "--replicas", "5"]),
         (4, &["volume", "attach", "logs"]),
         (4, &["volume", "delete", "pg", "--yes"]),
+        (4, &["volume", "delete", "pg"]),
         (2, &["volume", "delete", "old"]),
         (2, &["network", "leave"]),
         (5, &["volume", "attach", "no-quorum"]),

@@ -79,12 +79,13 @@ fn json_reads_back_as_what_the_daemon_said() {
 #[test]
 fn stdout_has_what_a_script_wants_and_nothing_else() {
     let daemon = Canned::start();
-    let calls: [&[&str]; 9] = [
+    let calls: [&[&str]; 10] = [
         &["volume", "create", "new", "--size", "20GiB"],
         &["volume", "create", "one", "--size", "4KiB", "--replicas", "1", "--durability", "write", "--lease", "2s"],
         &["volume", "attach", "pg"],
         &["volume", "attach", "pg", "-q"],
         &["volume", "detach", "pg"],
+        &["volume", "detach", "old"],
         &["volume", "delete", "old", "--yes"],
         &["network", "invite", "--role", "admin", "--uses", "1"],
         &["network", "leave", "--yes"],

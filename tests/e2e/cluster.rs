@@ -11,6 +11,8 @@ use infinit::daemon::api::{Attachment, Invitation, NodeState, SiloState, Status,
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
+use crate::e2e::namespace::Namespace;
+
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_infinit");
 /// How long whatever is waited for may take: far beyond what is promised, which is measured apart.
@@ -31,6 +33,8 @@ pub struct Cluster {
 
 struct Node {
     home: PathBuf,
+    /// The words before every command, if it lives in a network of its own.
+    enter: Vec<String>,
     process: Option<Child>,
 }
 
@@ -47,8 +51,18 @@ impl Cluster {
     pub fn bare(nodes: usize) -> Cluster {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::Builder::new().prefix("inf").tempdir().unwrap();
-        let nodes = (0..nodes).map(|node| Node { home: folder.path().join(format!("{node}")), process: None });
+        let home = |node: usize| folder.path().join(format!("{node}"));
+        let nodes = (0..nodes).map(|node| Node { home: home(node), enter: Vec::new(), process: None });
         Cluster { nodes: nodes.collect(), folder, _turn: turn }
+    }
+
+    /// As [`Self::bare`], each node in a network of its own.
+    pub fn within(machines: &[Namespace]) -> Cluster {
+        let mut cluster = Cluster::bare(machines.len());
+        for (node, machine) in cluster.nodes.iter_mut().zip(machines) {
+            node.enter = machine.enter();
+        }
+        cluster
     }
 
     /// Nodes that run, know one another, and have a silo each, by the commands that a user types.
@@ -156,7 +170,14 @@ impl Cluster {
 
     /// The command line with this node's home.
     pub fn command(&self, node: usize, words: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = match self.nodes[node].enter.split_first() {
+            None => Command::new(BINARY),
+            Some((program, options)) => {
+                let mut command = Command::new(program);
+                command.args(options).arg(BINARY);
+                command
+            }
+        };
         command.env_remove("INFINIT_LOG").env("INFINIT_HOME", self.home(node)).env("NO_COLOR", "1");
         command.args(words).stdin(Stdio::null());
         command

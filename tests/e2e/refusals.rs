@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use infinit::daemon::api::{ReplicaState, SiloState, VolumeState, VolumeStatus};
+use infinit::daemon::api::{DetachedVolume, ReplicaState, SiloState, VolumeState, VolumeStatus};
 
 use crate::e2e::cluster::{Cluster, eventually};
 
@@ -21,7 +21,9 @@ fn volumes_that_cannot_be_are_refused() {
     create(&["a\nb", "--size", "1GiB"]).expect(2, &["control character"]);
     create(&[&long, "--size", "1GiB"]).expect(2, &["65 bytes", "64"]);
     create(&["pg", "--size", "1GiB", "--replicas", "2"]).expect(2, &["even"]);
-    create(&["pg", "--size", "1GiB", "--replicas", "5"]).expect(1, &["5", "3", "--replicas 1"]);
+    create(&["pg", "--size", "1GiB", "--replicas", "5"]).expect(1, &["5", "--replicas 3", "--replicas 1"]);
+    create(&["pg", "--size", "-1"]).expect(2, &["negative", "20GiB"]);
+    create(&["pg", "--size", "1GiB", "--lease", "999ms"]).expect(2, &["999ms", "1s", "10m"]);
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
     create(&["pg", "--size", "1GiB"]).expect(4, &["pg"]);
     for verb in [&["attach", "none"][..], &["detach", "none"], &["status", "none"], &["delete", "none", "--yes"]] {
@@ -49,9 +51,14 @@ fn what_is_attached_is_attached_once() {
     // The same again where it is attached changes nothing.
     assert_eq!(cluster.attach(0, "pg"), first);
     cluster.refused(0, &["volume", "attach", "pg", "--nbd", "tcp:127.0.0.1:0"]).expect(4, &["detach"]);
-    cluster.refused(2, &["volume", "delete", "pg", "--yes"]).expect(4, &["pg", "detach"]);
-    cluster.run(2, &["volume", "detach", "pg"]);
-    cluster.run(2, &["volume", "detach", "pg"]);
+    for yes in [&[][..], &["--yes"]] {
+        let words = [&["volume", "delete", "pg"], yes].concat();
+        cluster.refused(2, &words).expect(4, &["pg", &first.node.name, "detach"]);
+    }
+    for was_attached in [true, false] {
+        let detached: DetachedVolume = cluster.ask(2, &["volume", "detach", "pg"]);
+        assert_eq!(detached.was_attached, was_attached);
+    }
     cluster.until_volume(1, "pg", VolumeState::Detached);
     cluster.attach(1, "pg");
 }
@@ -61,7 +68,7 @@ fn without_a_daemon_or_a_quorum_it_says_so_soon() {
     let mut cluster = Cluster::new(3);
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
     cluster.run(0, &["volume", "create", "idle", "--size", "1GiB"]);
-    cluster.attach(0, "pg");
+    let attached = cluster.attach(0, "pg");
     cluster.kill(&[1, 2]);
     cluster.refused(1, &["status"]).expect(5, &["no daemon", "node run"]);
     cluster.refused(1, &["volume", "list"]).expect(5, &["no daemon", "node run"]);
@@ -76,6 +83,9 @@ fn without_a_daemon_or_a_quorum_it_says_so_soon() {
         refused.expect(if refused.code == 7 { 7 } else { 5 }, &["quorum"]);
     }
     cluster.refused(0, &["node", "wait", "--timeout", "1s"]).expect(7, &["quorum"]);
+    // Where it is attached needs no quorum to be said, and another address is refused as ever.
+    assert_eq!(cluster.attach(0, "pg"), attached);
+    cluster.refused(0, &["volume", "attach", "pg", "--nbd", "tcp:127.0.0.1:0"]).expect(4, &["already", "detach"]);
     // The status needs nobody, and says what is wrong and what would mend it.
     cluster.until(0, "there is no quorum, and why", |status| {
         let volume = status.volumes.iter().find(|volume| volume.name == "pg");
@@ -117,6 +127,15 @@ fn homes_and_silos_that_are_not_ours_to_open_are_refused() {
     let foreign_path = foreign.to_str().unwrap();
     cluster.refused_run(1, &["--silo", foreign_path]).expect(6, &[foreign_path, "cat.jpg", "--silo"]);
     assert_eq!(std::fs::read(foreign.join("cat.jpg")).unwrap(), b"a cat");
+
+    let below_a_file = foreign.join("cat.jpg/silo");
+    for (path, code, words) in [
+        ("/proc/foo", 1, ["/proc/foo", "cannot create"]),
+        (below_a_file.to_str().unwrap(), 2, ["cat.jpg/silo", "a file is in the way"]),
+        (foreign.join("cat.jpg").to_str().unwrap(), 2, ["cat.jpg", "a file is in the way"]),
+    ] {
+        cluster.refused_run(1, &["--silo", path]).expect(code, &[words[0], words[1], "--silo PATH"]);
+    }
 
     let superblock = cluster.home(1).join("silo/superblock");
     let good = std::fs::read(&superblock).unwrap();

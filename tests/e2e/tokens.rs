@@ -46,8 +46,12 @@ fn tokens_that_are_no_good_are_refused_with_their_reason() {
     let mut child = client.stdin(std::process::Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), good.token.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "a good token is let in after all that");
-    // Joining again with it changes nothing.
-    cluster.run(2, &["network", "join", &good.token]);
+    // Joining again changes nothing and says so, with any token of that network, even one that is no longer good.
+    for token in [&good.token, &brief.token] {
+        let again = cluster.command(2, &["network", "join", token]).output().unwrap();
+        let told = String::from_utf8_lossy(&again.stderr).into_owned();
+        assert!(again.status.success() && told.contains("already") && told.contains("nothing was done"), "{told}");
+    }
 }
 
 /// An invitation by another network's owner to the addresses of this one.

@@ -24,7 +24,7 @@ impl CreateArgs {
             network.id.short(),
             network.node.name
         ));
-        context.terminal.hint("start the node: infinit node run --silo PATH");
+        super::hint_start(context, &network).await?;
         context.terminal.show(&network, String::new)
     }
 }

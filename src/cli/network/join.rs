@@ -7,7 +7,7 @@ use clap::Args;
 use crate::base::error::{Fault, plain};
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
-use crate::daemon::offline;
+use crate::daemon::offline::{self, Joining};
 
 /// The longest token read from stdin, bytes: far beyond any that is printed.
 const TOKEN_BYTES_MAX: u64 = 64 << 10;
@@ -33,14 +33,25 @@ impl JoinArgs {
         let spinner = context.terminal.spinner("joining".to_owned());
         let joined = offline::join(&context.place()?, token).await;
         spinner.finish_and_clear();
-        let network = joined?;
+        let network = match joined? {
+            Joining::Joined(network) => network,
+            Joining::Already(network) => {
+                context.terminal.note(&format!(
+                    "this machine is a member of network {} ({}) already, as node {}: nothing was done",
+                    network.name,
+                    network.id.short(),
+                    network.node.name
+                ));
+                return context.terminal.show(&network, String::new);
+            }
+        };
         context.terminal.note(&format!(
             "joined network {} ({}) as node {}",
             network.name,
             network.id.short(),
             network.node.name
         ));
-        context.terminal.hint("start the node: infinit node run --silo PATH");
+        super::hint_start(context, &network).await?;
         context.terminal.show(&network, String::new)
     }
 }

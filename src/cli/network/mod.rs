@@ -6,6 +6,7 @@ use crate::cli::context::Context;
 use crate::cli::table::{Grid, Tone, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
 use crate::daemon::api::Network;
+use crate::daemon::offline;
 
 mod create;
 mod invite;
@@ -35,6 +36,26 @@ impl NetworkCommand {
             NetworkCommand::Leave(args) => args.run(context).await,
         }
     }
+}
+
+/// Says how to start the node of a network that is new in this home: word for word, since a home may have several
+/// networks, and runs the node of one at a time.
+async fn hint_start(context: &Context, network: &Network) -> Result<(), Stop> {
+    let place = context.place()?;
+    // What was asked for is done: a neighbour that cannot be read is no failure.
+    if offline::list(&place.home).await.map_or(0, |networks| networks.len()) < 2 {
+        context.terminal.hint("start the node: infinit node run --silo PATH");
+        return Ok(());
+    }
+    let start = format!("{} --silo PATH", place.command("node run", &network.name));
+    match context.served().await.unwrap_or(None) {
+        Some(served) => context.terminal.hint(&format!(
+            "a home runs one node at a time, now that of network {}: {} node stop, then {start}",
+            served.name, place.program
+        )),
+        None => context.terminal.hint(&format!("start the node: {start}")),
+    }
+    Ok(())
 }
 
 fn facts(terminal: &Terminal, network: &Network) -> String {

@@ -8,6 +8,7 @@ use crate::base::error::{Fault, plain};
 use crate::cli::context::{Context, absolute};
 use crate::cli::node::run::NodeOptions;
 use crate::cli::terminal::Stop;
+use crate::daemon::offline::Place;
 
 /// Where an administrator's own units belong.
 const UNIT_DIR: &str = "/etc/systemd/system";
@@ -41,7 +42,7 @@ impl InstallArgs {
             None => std::env::current_exe()
                 .map_err(|error| Fault::failed(format!("cannot find this binary: {}", plain(&error))))?,
         };
-        let unit = unit(&binary, &context.home()?, &self.options);
+        let unit = unit(&binary, &context.place()?, &self.options);
         if self.print {
             return context.terminal.print(&unit);
         }
@@ -86,13 +87,14 @@ async fn systemctl(args: &[&str]) -> Result<(), Fault> {
 }
 
 /// The unit. Hardened as far as a node allows that keeps silos and sockets wherever its user wants them.
-fn unit(binary: &Path, home: &Path, options: &NodeOptions) -> String {
-    let mut command = vec![text(binary), "--home".into(), text(home), "node".into(), "run".into()];
+fn unit(binary: &Path, place: &Place, options: &NodeOptions) -> String {
+    let mut command = vec![text(binary), "--home".into(), text(&place.home), "node".into(), "run".into()];
+    command.extend(place.network.iter().flat_map(|network| ["--network".to_owned(), network.clone()]));
     for silo in &options.silo {
         let capacity = silo.capacity.map_or_else(String::new, |capacity| format!(":{}B", capacity.0));
         command.extend(["--silo".into(), format!("{}{capacity}", silo.path.display())]);
     }
-    let addresses = [("--listen", options.listen), ("--advertise", options.advertise)];
+    let addresses = [("--listen", &options.listen), ("--advertise", &options.advertise)];
     for (name, address) in addresses {
         command.extend(address.into_iter().flat_map(|address| [name.to_owned(), address.to_string()]));
     }
@@ -170,10 +172,18 @@ mod tests {
             zone: Some("50%".into()),
             no_mdns: true,
         };
-        let unit = unit(Path::new("/usr/bin/infinit"), Path::new("/var/lib/infinit"), &options);
-        let start = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+        let place = |network: Option<&str>| Place {
+            home: "/var/lib/infinit".into(),
+            network: network.map(str::to_owned),
+            program: "infinit".to_owned(),
+        };
+        let start = |network| {
+            let unit = unit(Path::new("/usr/bin/infinit"), &place(network), &options);
+            unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap().to_owned()
+        };
         let expected = "ExecStart=/usr/bin/infinit --home /var/lib/infinit node run --silo /data:1073741824B \
                         --silo \"/with space\" --listen 0.0.0.0:7000 --zone 50%% --no-mdns";
-        assert_eq!(start, expected);
+        assert_eq!(start(None), expected);
+        assert!(start(Some("prod")).contains(" node run --network prod --silo "));
     }
 }

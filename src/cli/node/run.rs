@@ -1,10 +1,9 @@
 //! `infinit node run`.
 
-use std::net::SocketAddr;
-
 use clap::{Args, ValueHint};
 use tracing_subscriber::EnvFilter;
 
+use crate::base::address::Address;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 use crate::cli::value;
@@ -23,12 +22,12 @@ pub struct NodeOptions {
     /// Store blocks in this directory, up to this capacity; may be given several times [default: silo/ in the home]
     #[arg(long, value_name = "PATH[:CAPACITY]", value_parser = value::silo, value_hint = ValueHint::DirPath)]
     pub silo: Vec<SiloSpec>,
-    /// Listen on this address; port 0 picks a free port once and keeps it
-    #[arg(long, value_name = "IP:PORT", value_parser = value::socket_address)]
-    pub listen: Option<SocketAddr>,
-    /// Tell the others to reach this node at this address
-    #[arg(long, value_name = "IP:PORT", value_parser = value::socket_address)]
-    pub advertise: Option<SocketAddr>,
+    /// Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it
+    #[arg(long, value_name = "HOST:PORT", value_parser = value::address)]
+    pub listen: Option<Address>,
+    /// Tell the others to reach this node at this address or name; they resolve it each time they connect
+    #[arg(long, value_name = "HOST:PORT", value_parser = value::address)]
+    pub advertise: Option<Address>,
     /// Say what this node fails together with, as a rack or a room; copies are spread over zones
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,

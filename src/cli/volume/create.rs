@@ -15,10 +15,10 @@ pub struct CreateArgs {
     #[arg(value_name = "NAME", value_parser = value::volume_name)]
     name: String,
     /// Give it this size, a multiple of 4KiB up to 64TiB
-    #[arg(long, value_name = "SIZE", value_parser = value::volume_size)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = value::volume_size)]
     size: Size,
     /// Keep this odd number of copies, each on another node
-    #[arg(long, value_name = "N", default_value = "3", value_parser = value::replicas)]
+    #[arg(long, value_name = "N", default_value = "3", allow_negative_numbers = true, value_parser = value::replicas)]
     replicas: u8,
     /// Say what an answered write means
     #[arg(long, value_enum, default_value_t = AnsweredWrite::Flush)]

@@ -8,7 +8,7 @@ use crate::base::units::Span;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 use crate::cli::value;
-use crate::daemon::api::{DetachVolume, Volume};
+use crate::daemon::api::{DetachVolume, DetachedVolume};
 
 /// How long the daemon's own answer may be late.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,8 +28,9 @@ impl DetachArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
         let request = DetachVolume { timeout_ms: Some(value::millis(self.timeout)) };
         let client = context.daemon().await?.with_timeout(self.timeout.0.saturating_add(GRACE));
-        let volume: Volume = client.post(&super::route(&self.name, "/detach"), &request).await?;
-        context.terminal.note(&format!("volume {} is detached", volume.name));
-        context.terminal.show(&volume, String::new)
+        let detached: DetachedVolume = client.post(&super::route(&self.name, "/detach"), &request).await?;
+        let what = if detached.was_attached { "is detached" } else { "was not attached" };
+        context.terminal.note(&format!("volume {} {what}", detached.volume.name));
+        context.terminal.show(&detached, String::new)
     }
 }

@@ -3,10 +3,10 @@
 //! Commands lie in logs: new ones are added at the end, and one that needs another field becomes a new one.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::id::{Epoch, Incarnation, InvitationId, NetworkId, NodeId, SiloId, VolumeId};
 use crate::cluster::state::member::Role;
 use crate::cluster::state::silo::SiloState;
@@ -73,7 +73,7 @@ pub struct NewMember {
     pub role: Role,
     /// Opaque here: the proposer has verified it.
     pub passport: Vec<u8>,
-    pub data_addresses: Vec<SocketAddr>,
+    pub data_addresses: Vec<Address>,
     /// Multiaddresses.
     pub discovery_addresses: Vec<String>,
     pub zone: Option<String>,
@@ -103,7 +103,7 @@ pub struct Invitation {
 pub struct Announcement {
     pub node: NodeId,
     pub name: String,
-    pub data_addresses: Vec<SocketAddr>,
+    pub data_addresses: Vec<Address>,
     pub discovery_addresses: Vec<String>,
     pub zone: Option<String>,
 }

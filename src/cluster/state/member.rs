@@ -1,9 +1,8 @@
 //! The network's members: how they come in, where they are reached, how they go.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::id::{InvitationId, NodeId};
 use crate::cluster::state::command::{Announcement, Genesis, Join, NewMember, Outcome};
 use crate::cluster::state::refusal::Refusal;
@@ -42,7 +41,7 @@ pub struct Member {
     pub role: Role,
     /// Opaque here: the transport's type.
     pub passport: Vec<u8>,
-    pub data_addresses: Vec<SocketAddr>,
+    pub data_addresses: Vec<Address>,
     /// Multiaddresses.
     pub discovery_addresses: Vec<String>,
     pub zone: Option<String>,

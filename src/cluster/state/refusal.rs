@@ -1,13 +1,14 @@
 //! Why a command is refused, and how a person is told.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::rfc3339;
 use crate::base::error::{Fault, Kind};
 use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
-use crate::base::units::Size;
+use crate::base::units::{Size, Span};
 use crate::cluster::state::volume::{LEASE_MS, VOLUME_NAME_BYTES_MAX};
 
 /// A command was refused and changed nothing. Lies in logs and snapshots: new reasons are added at the end.
@@ -139,7 +140,7 @@ impl Refusal {
             Refusal::NoNetwork => "infinit network create NAME".into(),
             Refusal::Revoked { .. } => "join with a new home: infinit --home DIR network join TOKEN".into(),
             Refusal::InvitationExpired { .. } | Refusal::InvitationUsedUp { .. } => {
-                "ask for a new token: infinit network invite".into()
+                "on a member: infinit network invite".into()
             }
             Refusal::NoSuchNode { .. } => "infinit node list".into(),
             Refusal::NoSuchVolume { .. } => "infinit volume list".into(),
@@ -151,16 +152,20 @@ impl Refusal {
             Refusal::ForeignSilo { .. } => "give another, empty directory: infinit node run --silo DIR".into(),
             Refusal::BadSize { .. } => "write a size like --size 20GiB".into(),
             Refusal::BadReplicas { .. } => "use --replicas 3, or --replicas 1 for a single copy".into(),
-            Refusal::TooFewNodes { .. } => "--replicas 1 accepts a single copy".into(),
+            Refusal::TooFewNodes { nodes: 0, .. } => "give a node a silo: infinit node run --silo PATH".into(),
+            Refusal::TooFewNodes { nodes, .. } => match copies_that_fit(*nodes) {
+                0 | 1 => "--replicas 1 accepts a single copy".into(),
+                fit => format!("--replicas {fit} fits, --replicas 1 accepts a single copy; or add nodes"),
+            },
             Refusal::NameTaken { .. } => "infinit volume list".into(),
             Refusal::Attached { volume, .. } => format!("infinit volume attach {volume} --takeover"),
             Refusal::NotResumable { volume } => format!("infinit volume attach {volume}"),
-            Refusal::LastMember
-            | Refusal::OtherNetwork { .. }
+            Refusal::BadLease { .. } => "the default of --lease 5s suits most".into(),
+            Refusal::BadName { .. } => "write a name like pg-data".into(),
+            Refusal::LastMember => "to end the network, stop its node and remove its home and silos".into(),
+            Refusal::OtherNetwork { .. }
             | Refusal::NoSuchSilo { .. }
             | Refusal::HoldsSilos { .. }
-            | Refusal::BadName { .. }
-            | Refusal::BadLease { .. }
             | Refusal::VolumeIdUsed { .. }
             | Refusal::StaleEpoch { .. }
             | Refusal::Superseded => return None,
@@ -207,9 +212,10 @@ impl fmt::Display for Refusal {
             }
             Refusal::BadLease { lease_ms } => write!(
                 f,
-                "a lease of {lease_ms} ms is not possible: from {} to {} ms",
-                LEASE_MS.start(),
-                LEASE_MS.end()
+                "a lease of {} is not possible: it lasts from {} to {}",
+                term(*lease_ms),
+                term(*LEASE_MS.start()),
+                term(*LEASE_MS.end())
             ),
             Refusal::TooFewNodes { replicas, nodes } => write!(
                 f,
@@ -233,6 +239,19 @@ impl fmt::Display for Refusal {
             Refusal::Superseded => f.write_str("the proposal is an old repetition"),
         }
     }
+}
+
+/// A lease's term as people write it; one that does not even fit is only called long.
+fn term(lease_ms: u32) -> String {
+    match lease_ms {
+        u32::MAX => "more than 49d".to_owned(),
+        fits => Span(Duration::from_millis(u64::from(fits))).to_string(),
+    }
+}
+
+/// The largest odd number of copies that this many nodes can hold.
+fn copies_that_fit(nodes: u32) -> u32 {
+    if nodes.is_multiple_of(2) { nodes.saturating_sub(1) } else { nodes }
 }
 
 /// A size that does not round what is wrong with it away.

@@ -13,6 +13,7 @@ use crate::cluster::state::silo::SiloState;
 /// The longest name of a volume, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 64;
 /// The shortest and longest lease, in milliseconds: below, a hiccup fences a writer; above, a take-over takes for ever.
+/// The one place that says so: the control API and the command line ask [`check_lease`].
 pub const LEASE_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
 
 /// When a write is answered.
@@ -260,8 +261,11 @@ fn check_policy(policy: &Policy) -> Result<(), Refusal> {
     if policy.replicas == 0 || policy.replicas.is_multiple_of(2) {
         return Err(Refusal::BadReplicas { replicas: policy.replicas });
     }
-    if !LEASE_MS.contains(&policy.lease_ms) {
-        return Err(Refusal::BadLease { lease_ms: policy.lease_ms });
-    }
-    Ok(())
+    check_lease(u64::from(policy.lease_ms)).map(|_| ())
+}
+
+/// The term of a lease, if it is one that a volume may have.
+pub fn check_lease(lease_ms: u64) -> Result<u32, Refusal> {
+    let term = u32::try_from(lease_ms).unwrap_or(u32::MAX);
+    if LEASE_MS.contains(&term) { Ok(term) } else { Err(Refusal::BadLease { lease_ms: term }) }
 }

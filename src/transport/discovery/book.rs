@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::id::NodeId;
 use crate::transport::discovery::record::{ADDRESSES_MAX, AddressRecord};
 use crate::transport::discovery::{DiscoveryError, Seed};
@@ -29,7 +30,7 @@ struct Entry {
     /// Its own word, verified when it was learnt.
     record: Option<AddressRecord>,
     /// What others said: the token, the cluster state, the node itself when it connected.
-    data: Vec<SocketAddr>,
+    data: Vec<Address>,
     discovery: Vec<SocketAddr>,
     /// Grows with each change of the book; the entry with the lowest makes room.
     touched: u64,
@@ -68,7 +69,7 @@ impl Book {
     }
 
     /// Where a node's data plane is: its own word first, then what others said.
-    pub(super) fn data_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub(super) fn data_addresses(&self, node: NodeId) -> Vec<Address> {
         let entries = self.entries();
         let Some(entry) = entries.by_node.get(&node) else { return Vec::new() };
         let own = entry.record.as_ref().map_or(&[][..], AddressRecord::data);
@@ -179,11 +180,11 @@ impl Book {
 }
 
 /// The first list and what the second adds to it, bounded.
-fn merged(first: &[SocketAddr], second: &[SocketAddr]) -> Vec<SocketAddr> {
-    let mut all: Vec<SocketAddr> = Vec::new();
+fn merged<A: Clone + PartialEq>(first: &[A], second: &[A]) -> Vec<A> {
+    let mut all: Vec<A> = Vec::new();
     for address in first.iter().chain(second) {
         if all.len() < ADDRESSES_MAX && !all.contains(address) {
-            all.push(*address);
+            all.push(address.clone());
         }
     }
     all
@@ -234,16 +235,20 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], port))
     }
 
+    fn data(port: u16) -> Address {
+        at(port).into()
+    }
+
     #[tokio::test]
     async fn the_newest_word_of_a_node_wins_and_survives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("peers.redb");
         let key = NodeKey::generate();
         let book = Book::open(path.clone()).await.unwrap();
-        book.seed(&Seed { node: key.node(), data: vec![at(1)], discovery: vec![at(2)] });
-        assert_eq!(book.data_addresses(key.node()), vec![at(1)]);
-        book.learn(AddressRecord::sign(&key, vec![at(5)], vec![at(6)], 20).unwrap());
-        book.learn(AddressRecord::sign(&key, vec![at(3)], vec![at(4)], 10).unwrap());
+        book.seed(&Seed { node: key.node(), data: vec![data(1)], discovery: vec![at(2)] });
+        assert_eq!(book.data_addresses(key.node()), vec![data(1)]);
+        book.learn(AddressRecord::sign(&key, vec![data(5)], vec![at(6)], 20).unwrap());
+        book.learn(AddressRecord::sign(&key, vec![data(3)], vec![at(4)], 10).unwrap());
         book.learn_discovery(key.node(), &[at(7)]);
         assert!(book.is_unsaved());
         book.save().unwrap();
@@ -251,7 +256,7 @@ mod tests {
         drop(book);
 
         let book = Book::open(path.clone()).await.unwrap();
-        assert_eq!(book.data_addresses(key.node()), vec![at(5), at(1)]);
+        assert_eq!(book.data_addresses(key.node()), vec![data(5), data(1)]);
         assert_eq!(book.discovery_addresses(key.node()), vec![at(6), at(7), at(2)]);
         assert_eq!((book.sequence(key.node()), book.nodes()), (20, vec![key.node()]));
         let again = Book::open(path.clone()).await;

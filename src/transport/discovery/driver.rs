@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
+use crate::base::address::Address;
 use crate::base::error::plain;
 use crate::base::id::{NetworkId, NodeId};
 use crate::transport::discovery::book::Book;
@@ -58,7 +59,7 @@ pub(super) enum Command {
         finished: oneshot::Sender<()>,
     },
     Announce {
-        data: Vec<SocketAddr>,
+        data: Vec<Address>,
     },
     /// The book has learnt of this node.
     Known {
@@ -99,7 +100,7 @@ pub(super) struct Driver {
     protocol: StreamProtocol,
     advertise: Vec<SocketAddr>,
     /// Where the data plane listens, once announced.
-    data: Option<Vec<SocketAddr>>,
+    data: Option<Vec<Address>>,
     publication_due: bool,
     lookups: HashMap<kad::QueryId, Lookup>,
     upkeep: Interval,

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::base::address::Address;
 use crate::base::id::{NetworkId, NodeId};
 use crate::transport::discovery::book::Book;
 use crate::transport::discovery::driver::{Command, Driver};
@@ -45,7 +46,7 @@ const COMMANDS_MAX: usize = 256;
 pub struct Seed {
     pub node: NodeId,
     /// Where its data plane listens.
-    pub data: Vec<SocketAddr>,
+    pub data: Vec<Address>,
     /// Where its discovery listens.
     pub discovery: Vec<SocketAddr>,
 }
@@ -94,12 +95,12 @@ impl Discovery {
     }
 
     /// What is known of where a node's data plane is, without asking anyone: its own word first, then the seeds'.
-    pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub fn addresses(&self, node: NodeId) -> Vec<Address> {
         self.book.data_addresses(node)
     }
 
     /// Asks the network where a node's data plane is. What was known before is the answer if nobody knows more.
-    pub async fn lookup(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub async fn lookup(&self, node: NodeId) -> Vec<Address> {
         let (first, found) = oneshot::channel();
         let (finished, all) = oneshot::channel();
         let asked = async {
@@ -114,7 +115,7 @@ impl Discovery {
     }
 
     /// Publishes where this node's data plane listens, now and again as peers come and time passes.
-    pub async fn announce(&self, data: Vec<SocketAddr>) -> Result<(), DiscoveryError> {
+    pub async fn announce(&self, data: Vec<Address>) -> Result<(), DiscoveryError> {
         if data.len() > ADDRESSES_MAX {
             return Err(DiscoveryError::TooManyAddresses);
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::address::Address;
 use crate::base::id::NodeId;
 use crate::transport::identity::{NodeKey, Signature, SignedUse, verify};
 
@@ -17,7 +18,7 @@ const RECORD_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Terms {
     node: NodeId,
-    data: Vec<SocketAddr>,
+    data: Vec<Address>,
     discovery: Vec<SocketAddr>,
     sequence: u64,
 }
@@ -33,7 +34,7 @@ impl AddressRecord {
     /// A record of this node. `sequence` grows with each: milliseconds since 1970 unless a later one was used before.
     pub fn sign(
         key: &NodeKey,
-        data: Vec<SocketAddr>,
+        data: Vec<Address>,
         discovery: Vec<SocketAddr>,
         sequence: u64,
     ) -> Result<AddressRecord, RecordError> {
@@ -47,7 +48,7 @@ impl AddressRecord {
     }
 
     /// Where the data plane listens.
-    pub fn data(&self) -> &[SocketAddr] {
+    pub fn data(&self) -> &[Address] {
         &self.terms.data
     }
 
@@ -146,7 +147,13 @@ mod tests {
     #[test]
     fn the_longest_record_fits() {
         let most: Vec<SocketAddr> = vec!["[2001:db8:1:2:3:4:5:6]:65535".parse().unwrap(); ADDRESSES_MAX];
-        let record = AddressRecord::sign(&NodeKey::generate(), most.clone(), most, u64::MAX).unwrap();
+        let record = AddressRecord::sign(
+            &NodeKey::generate(),
+            most.iter().copied().map(Address::from).collect(),
+            most,
+            u64::MAX,
+        )
+        .unwrap();
         assert_eq!(AddressRecord::decode(&record.encode().unwrap()), Ok(record));
     }
 

@@ -9,12 +9,12 @@ use crate::transport::identity::NetworkKey;
 
 struct Node {
     key: NodeKey,
-    data: SocketAddr,
+    data: Address,
     discovery: Discovery,
 }
 
-fn data_address(number: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 7000 + number))
+fn data_address(number: u16) -> Address {
+    SocketAddr::from(([127, 0, 0, 1], 7000 + number)).into()
 }
 
 async fn start(
@@ -33,7 +33,7 @@ async fn node(number: u16, network: NetworkId, home: &Path, seeds: Vec<Seed>) ->
     let key = NodeKey::generate();
     let discovery = start(&key, network, "127.0.0.1:0".parse().unwrap(), home, seeds).await.unwrap();
     let data = data_address(number);
-    discovery.announce(vec![data]).await.unwrap();
+    discovery.announce(vec![data.clone()]).await.unwrap();
     Node { key, data, discovery }
 }
 
@@ -65,7 +65,7 @@ async fn three_nodes_find_each_other_through_one_and_again_without_it() {
     find(&c.discovery, &b).await;
     find(&a.discovery, &b).await;
     find(&a.discovery, &c).await;
-    assert_eq!(b.discovery.addresses(c.key.node()), vec![c.data]);
+    assert_eq!(b.discovery.addresses(c.key.node()), vec![c.data.clone()]);
     assert!(b.discovery.lookup(NodeId::random()).await.is_empty());
 
     let (b_at, c_at) = (b.discovery.address(), c.discovery.address());
@@ -73,13 +73,13 @@ async fn three_nodes_find_each_other_through_one_and_again_without_it() {
     b.discovery.stop().await;
     c.discovery.stop().await;
     let b_again = start(&b.key, network, b_at, home.path(), Vec::new()).await.unwrap();
-    assert_eq!(b_again.addresses(c.key.node()), vec![c.data], "known before anyone is asked");
+    assert_eq!(b_again.addresses(c.key.node()), vec![c.data.clone()], "known before anyone is asked");
     // C comes back with another data address, and B learns of it from C itself.
     c.data = data_address(33);
     c.discovery = start(&c.key, network, c_at, home.path(), Vec::new()).await.unwrap();
-    c.discovery.announce(vec![c.data]).await.unwrap();
+    c.discovery.announce(vec![c.data.clone()]).await.unwrap();
     find(&b_again, &c).await;
-    assert_eq!(b_again.addresses(c.key.node()), vec![c.data]);
+    assert_eq!(b_again.addresses(c.key.node()), vec![c.data.clone()]);
     assert!(b_again.peers().await.contains(&c.key.node()));
     assert_eq!(b_again.listen_addresses().await, vec![b_at]);
 
