@@ -76,6 +76,10 @@ fn screen(terminal: &Terminal, status: &Status) -> String {
 fn headline(terminal: &Terminal, status: &Status) -> String {
     let network = &status.network;
     let up = status.nodes.iter().filter(|node| node.state == NodeState::Up).count();
+    let unknown = match status.nodes.iter().filter(|node| node.state == NodeState::Unknown).count() {
+        0 => String::new(),
+        unknown => format!(", {unknown} not asked yet"),
+    };
     let nodes = match status.nodes.len() {
         1 => "1 node".to_owned(),
         all => format!("{all} nodes"),
@@ -89,7 +93,7 @@ fn headline(terminal: &Terminal, status: &Status) -> String {
         }
     };
     let name = terminal.bold(&clean(&network.name)).into_owned();
-    format!("network {name} ({}): {nodes}, {up} up, {}\n", network.id.short(), clean(&agreement))
+    format!("network {name} ({}): {nodes}, {up} up{unknown}, {}\n", network.id.short(), clean(&agreement))
 }
 
 /// What is wrong, each with what would mend it.

@@ -98,7 +98,7 @@ impl Toned for NodeState {
     fn tone(&self) -> Tone {
         match self {
             NodeState::Up => Tone::Good,
-            NodeState::Joining => Tone::Warning,
+            NodeState::Joining | NodeState::Unknown => Tone::Warning,
             NodeState::Down => Tone::Bad,
         }
     }
@@ -108,8 +108,8 @@ impl Toned for SiloState {
     fn tone(&self) -> Tone {
         match self {
             SiloState::Up => Tone::Good,
-            SiloState::Down => Tone::Warning,
-            SiloState::Damaged => Tone::Bad,
+            SiloState::Down | SiloState::Unknown => Tone::Warning,
+            SiloState::Damaged | SiloState::Foreign | SiloState::Stalled => Tone::Bad,
         }
     }
 }
@@ -129,8 +129,9 @@ impl Toned for ReplicaState {
     fn tone(&self) -> Tone {
         match self {
             ReplicaState::UpToDate => Tone::Good,
-            ReplicaState::CatchingUp => Tone::Warning,
-            ReplicaState::Down | ReplicaState::Damaged => Tone::Bad,
+            ReplicaState::CatchingUp | ReplicaState::Unknown => Tone::Warning,
+            ReplicaState::Idle => Tone::Plain,
+            ReplicaState::Down | ReplicaState::Damaged | ReplicaState::Foreign | ReplicaState::Stalled => Tone::Bad,
         }
     }
 }

@@ -39,6 +39,12 @@ pub fn lease(text: &str) -> Result<Span> {
     api::check_lease_ms(millis(span)).map(|()| span)
 }
 
+/// How long I/O waits for a majority.
+pub fn io_timeout(text: &str) -> Result<Span> {
+    let span = span(text)?;
+    api::check_io_timeout_ms(millis(span)).map(|()| span)
+}
+
 /// A length of time that is not zero.
 pub fn positive_span(text: &str) -> Result<Span> {
     let span = span(text)?;

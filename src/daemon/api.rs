@@ -15,12 +15,15 @@
 //! | `GET /v1/volumes/{name}` | | [`VolumeStatus`] |
 //! | `DELETE /v1/volumes/{name}` | | [`DeletedVolume`] |
 //! | `POST /v1/volumes/{name}/attach` | [`AttachVolume`] | [`Attachment`] |
+//! | `POST /v1/volumes/{name}/recover` | [`recovery::RecoverVolume`] | [`recovery::RecoveredVolume`] |
 //! | `POST /v1/volumes/{name}/detach` | [`DetachVolume`] | [`DetachedVolume`], also if it was not attached |
 //!
 //! Every failure is a [`Fault`] as JSON with the HTTP status of [`http_status`]. Sizes are bytes, times RFC 3339 in
 //! UTC, ids are strings under `id`, names stand under `name`, lists are arrays. Names in paths are percent-encoded
 //! ([`encode_segment`]). Answers may gain fields: clients ignore what they do not know. Requests with unknown fields
 //! are refused, so that a misspelt one is never silently dropped.
+
+pub mod recovery;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -34,6 +37,7 @@ use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::state::volume::check_lease;
+use crate::interface::nbd::Counts;
 
 /// The file name of the control socket in a daemon's home.
 pub const SOCKET: &str = "control.sock";
@@ -45,6 +49,10 @@ pub const REPLICAS_DEFAULT: u8 = 3;
 pub const REPLICAS_MAX: u8 = 9;
 /// The lease's term unless told otherwise, in milliseconds.
 pub const LEASE_MS_DEFAULT: u64 = 5_000;
+/// The shortest time after which I/O may fail for want of a majority: a hiccup must not reach a file system.
+pub const IO_TIMEOUT_MS_MIN: u64 = 1_000;
+/// The longest.
+pub const IO_TIMEOUT_MS_MAX: u64 = 86_400_000;
 /// The longest path of a Unix socket, bytes (`sockaddr_un` less its final zero).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -119,8 +127,8 @@ pub struct Node {
     pub name: String,
     pub role: Role,
     pub state: NodeState,
-    /// Since when it is in this state, if known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Since when the daemon that answers has seen it in this state; null if that is not known.
+    #[serde(default)]
     pub since: Option<String>,
     /// The node that answers.
     pub this: bool,
@@ -144,6 +152,8 @@ pub enum NodeState {
     Down,
     /// Has a passport and has not been heard of yet.
     Joining,
+    /// The daemon that answers began a moment ago and has not asked it yet; for three seconds at the most.
+    Unknown,
 }
 
 /// One directory that a node contributes.
@@ -158,7 +168,9 @@ pub struct Silo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     pub capacity_bytes: u64,
-    pub used_bytes: u64,
+    /// Null while its node does not tell.
+    #[serde(default)]
+    pub used_bytes: Option<u64>,
 }
 
 /// Whether a silo serves.
@@ -169,6 +181,12 @@ pub enum SiloState {
     Down,
     /// Its disk failed or lost what it had acknowledged: it neither votes nor counts.
     Damaged,
+    /// The cluster does not take it: it is not the silo that is known by its id.
+    Foreign,
+    /// Its disk has not answered for some seconds.
+    Stalled,
+    /// Its node is.
+    Unknown,
 }
 
 /// A volume, as lists show it.
@@ -177,9 +195,6 @@ pub struct Volume {
     pub id: VolumeId,
     pub name: String,
     pub size_bytes: u64,
-    /// Bytes of blocks that hold data, once each; absent while no silo has told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub used_bytes: Option<u64>,
     pub replicas: u8,
     pub durability: Durability,
     pub lease_ms: u64,
@@ -236,6 +251,9 @@ pub struct Attachment {
 pub struct VolumeStatus {
     #[serde(flatten)]
     pub volume: Volume,
+    /// What NBD clients have asked for since it was attached; absent while it is served nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<Counts>,
     pub slots: Vec<Slot>,
 }
 
@@ -256,9 +274,15 @@ pub struct Replica {
     pub silo: SiloId,
     pub node: NodeRef,
     pub state: ReplicaState,
-    /// How far it is behind the writer; 0 when it is not, or when nobody writes.
-    pub behind_bytes: u64,
-    pub behind_writes: u64,
+    /// What it lacks of what was written, as records are sent; null where that is not known: nobody has the volume
+    /// attached, or more was written since than is remembered.
+    #[serde(default)]
+    pub behind_bytes: Option<u64>,
+    #[serde(default)]
+    pub behind_writes: Option<u64>,
+    /// What it has received so far of what it missed; absent unless it is catching up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_bytes: Option<u64>,
 }
 
 /// How one copy stands.
@@ -268,8 +292,16 @@ pub enum ReplicaState {
     UpToDate,
     /// Receives what it misses; counts in majorities once it has it.
     CatchingUp,
+    /// Within reach, and compared with the others at the next attach: nobody has the volume attached now.
+    Idle,
     Down,
     Damaged,
+    /// Its silo is not the one that the cluster knows.
+    Foreign,
+    /// Its silo's disk has not answered for some seconds.
+    Stalled,
+    /// Whether its node is up is not known yet.
+    Unknown,
 }
 
 /// Asks for a new volume.
@@ -284,6 +316,9 @@ pub struct CreateVolume {
     pub durability: Durability,
     #[serde(default = "lease_ms_default")]
     pub lease_ms: u64,
+    /// Let I/O fail after so long without a majority; it waits if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_timeout_ms: Option<u64>,
 }
 
 fn replicas_default() -> u8 {
@@ -300,6 +335,7 @@ impl CreateVolume {
         check_name("volume", &self.name)?;
         check_volume_size(Size(self.size_bytes))?;
         check_replicas(self.replicas)?;
+        self.io_timeout_ms.map_or(Ok(()), check_io_timeout_ms)?;
         check_lease_ms(self.lease_ms)
     }
 }
@@ -383,8 +419,10 @@ pub struct Left {
 pub struct Ready {
     pub node: NodeRef,
     pub network: String,
-    /// Members that are up, and all of them.
+    /// Members that are up, those that were not asked yet when the time was over, and all of them.
     pub nodes_up: u32,
+    #[serde(default)]
+    pub nodes_unknown: u32,
     pub nodes: u32,
 }
 
@@ -454,24 +492,6 @@ impl<'de> Deserialize<'de> for NbdAddress {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
-
-/// The words people read and type; the same as in JSON.
-macro_rules! words {
-    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(match self { $($type::$variant => $word),+ })
-            }
-        }
-    };
-}
-
-words!(Role { Storage = "storage", Client = "client", Admin = "admin" });
-words!(NodeState { Up = "up", Down = "down", Joining = "joining" });
-words!(SiloState { Up = "up", Down = "down", Damaged = "damaged" });
-words!(Durability { Flush = "flush", Write = "write" });
-words!(VolumeState { Healthy = "healthy", Degraded = "degraded", Suspended = "suspended", Detached = "detached" });
-words!(ReplicaState { UpToDate = "up-to-date", CatchingUp = "catching-up", Down = "down", Damaged = "damaged" });
 
 /// The HTTP status that goes with a fault.
 pub fn http_status(kind: Kind) -> u16 {
@@ -553,6 +573,14 @@ pub fn check_replicas(replicas: u8) -> Result<()> {
     }
 }
 
+/// Refuses a limit that a busy disk alone would reach, and one that nobody would wait for.
+pub fn check_io_timeout_ms(io_timeout_ms: u64) -> Result<()> {
+    if (IO_TIMEOUT_MS_MIN..=IO_TIMEOUT_MS_MAX).contains(&io_timeout_ms) {
+        return Ok(());
+    }
+    Err(Fault::usage("I/O may fail after 1s to 1d without a majority").hint("without --io-timeout it waits"))
+}
+
 /// Refuses a lease too short to be renewed or too long to wait out.
 pub fn check_lease_ms(lease_ms: u64) -> Result<()> {
     Ok(check_lease(lease_ms).map(|_| ())?)
@@ -561,23 +589,6 @@ pub fn check_lease_ms(lease_ms: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_the_same_in_json() {
-        fn same<T: Serialize + fmt::Display>(value: T) {
-            assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{value}\""));
-        }
-        [Role::Storage, Role::Client, Role::Admin].into_iter().for_each(same);
-        [NodeState::Up, NodeState::Down, NodeState::Joining].into_iter().for_each(same);
-        [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
-        [Durability::Flush, Durability::Write].into_iter().for_each(same);
-        [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached]
-            .into_iter()
-            .for_each(same);
-        [ReplicaState::UpToDate, ReplicaState::CatchingUp, ReplicaState::Down, ReplicaState::Damaged]
-            .into_iter()
-            .for_each(same);
-    }
 
     #[test]
     fn segments_are_encoded_for_paths() {

@@ -1,5 +1,7 @@
 //! Volumes attached to this node: the writer of each, and the NBD server that its clients talk to.
 
+mod recovery;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,17 +12,19 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::base::clock::wall_seconds;
-use crate::base::error::{Fault, Result};
+use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::{Epoch, NodeId, VolumeId};
 use crate::cluster::consensus::Group;
 use crate::cluster::replication::driver::{DriverHandle, Life};
 use crate::cluster::replication::service::Silos;
-use crate::cluster::replication::writer::report::{Report, SiloState};
-use crate::cluster::replication::writer::{Durability, Request, WriterOptions};
+use crate::cluster::replication::writer::{
+    Durability, RETAINED_BYTES_MIN, RETAINED_NODE_BYTES_MAX, Request, WriterOptions,
+};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{AttachMode, Command, Outcome};
-use crate::cluster::state::volume::{self, Volume};
+use crate::cluster::state::volume::{self, OnNoQuorum, Volume};
 use crate::daemon::api::{AttachVolume, NbdAddress};
+use crate::daemon::attachments::recovery::Grounds;
 use crate::daemon::home::{self, Home};
 use crate::daemon::peers::{Ask, AttachedReport, Peers, Told, not_reached};
 use crate::interface::nbd::{Address, Counters, Export, Exports, Refusal, Server};
@@ -153,17 +157,12 @@ impl Attachments {
         }
         let bound = to_address(&address)?;
         let mode = self.mode(&state, id, volume, request.takeover).await?;
-        let command = Command::Attach { volume: id, node: self.shared.node, mode, at: wall_seconds() };
-        let granted = self.shared.group.propose(command, limit.min(GROUP_LIMIT)).await?;
-        let Outcome::Granted { epoch } = granted else {
-            return Err(Fault::failed("the cluster answered an attach with something else"));
-        };
-        let recovered = self.recover(id, epoch, None, end).await;
-        let (driver, epoch, _) = match recovered {
+        let epoch = self.grant(id, mode, limit.min(GROUP_LIMIT)).await?;
+        let (driver, epoch, _) = match self.recover(id, epoch, Grounds::default(), end).await {
             Ok(recovered) => recovered,
-            Err(fault) => {
+            Err(stuck) => {
                 self.give_back(id).await;
-                return Err(fault);
+                return Err(stuck.fault(&state, volume));
             }
         };
         match self.serve(id, name, volume, epoch, driver.clone(), address, bound).await {
@@ -213,57 +212,12 @@ impl Attachments {
         Ok(AttachMode::Takeover)
     }
 
-    /// Starts a writer and waits until it serves; with a new epoch each time one must be given up.
-    async fn recover(
-        &self,
-        id: VolumeId,
-        mut epoch: Epoch,
-        resumes: Option<Epoch>,
-        end: Instant,
-    ) -> Result<(DriverHandle, Epoch, Option<bool>)> {
-        loop {
-            let state = self.shared.group.state().borrow().clone();
-            let volume = state.volumes.get(&id).ok_or_else(|| Fault::not_found("the volume was deleted"))?;
-            let options = self.writer_options(&state, id, volume, epoch, resumes);
-            let nodes = volume
-                .slots
-                .iter()
-                .flat_map(|slot| &slot.silos)
-                .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
-                .collect();
-            let driver = DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
-            driver.follow(self.shared.group.state());
-            let mut life = driver.life();
-            let settled =
-                timeout(end.saturating_duration_since(Instant::now()), life.wait_for(|l| *l != Life::Recovering));
-            match settled.await.map(|ended| ended.map(|life| life.clone())) {
-                Ok(Ok(Life::Serving { resumed })) => return Ok((driver, epoch, resumed)),
-                Ok(Ok(Life::GaveUp)) => {
-                    let command = Command::Attach {
-                        volume: id,
-                        node: self.shared.node,
-                        mode: AttachMode::Takeover,
-                        at: wall_seconds(),
-                    };
-                    let Outcome::Granted { epoch: next } = self.shared.group.propose(command, GROUP_LIMIT).await?
-                    else {
-                        return Err(Fault::failed("the cluster answered an attach with something else"));
-                    };
-                    epoch = next;
-                }
-                Ok(Ok(Life::Fenced { .. })) => {
-                    return Err(Fault::refused(format!("another node took over volume '{}' meanwhile", volume.name))
-                        .hint("infinit status"));
-                }
-                Ok(Ok(Life::Released | Life::Recovering) | Err(_)) => {
-                    return Err(Fault::failed("the volume's writer ended"));
-                }
-                Err(_) => {
-                    let report = driver.report().await;
-                    driver.release();
-                    return Err(no_majority(&state, volume, report.as_ref()));
-                }
-            }
+    /// Asks the cluster group for the next epoch.
+    async fn grant(&self, id: VolumeId, mode: AttachMode, limit: Duration) -> Result<Epoch> {
+        let command = Command::Attach { volume: id, node: self.shared.node, mode, at: wall_seconds() };
+        match self.shared.group.propose(command, limit).await? {
+            Outcome::Granted { epoch } => Ok(epoch),
+            _ => Err(Fault::failed("the cluster answered an attach with something else")),
         }
     }
 
@@ -273,7 +227,7 @@ impl Attachments {
         id: VolumeId,
         volume: &Volume,
         epoch: Epoch,
-        resumes: Option<Epoch>,
+        grounds: Grounds,
     ) -> WriterOptions {
         let silos = volume.slots.iter().flat_map(|slot| &slot.silos);
         let known = silos.filter_map(|silo| Some((*silo, state.silos.get(silo)?)));
@@ -283,11 +237,16 @@ impl Attachments {
             node: self.shared.node,
             // This daemon holds its home's lock and runs one writer a volume, so every earlier epoch of it is dead.
             own_dead: true,
-            resumes,
+            resumes: grounds.resumes,
+            accept_loss: grounds.accept_loss,
             lease: Duration::from_millis(u64::from(volume.policy.lease_ms)),
             durability: match volume.policy.durability {
                 volume::Durability::Flush => Durability::Flush,
                 volume::Durability::Write => Durability::Write,
+            },
+            io_timeout: match volume.policy.on_no_quorum {
+                OnNoQuorum::Suspend => None,
+                OnNoQuorum::Error { after_ms } => Some(Duration::from_millis(after_ms.into())),
             },
             slot_bytes: volume.slot_bytes,
             slots: volume.slots.iter().map(|slot| (slot.config, slot.silos.clone())).collect(),
@@ -333,6 +292,7 @@ impl Attachments {
             server: Mutex::new(Some(server)),
         });
         self.shared.open().insert(id, attached.clone());
+        self.shared.share_memory();
         self.shared.save_exports();
         tokio::spawn(watch_over(self.clone(), attached.clone()));
         tracing::info!("volume '{name}' is attached with epoch {epoch}: {}", attached.uri);
@@ -404,9 +364,15 @@ impl Attachments {
     }
 
     async fn resume(&self, entry: ExportEntry) {
+        // Whatever epochs the attempts take, what the clients believe in is the one before them all.
+        let mut believed = None;
         loop {
-            match self.try_resume(&entry).await {
+            match self.try_resume(&entry, &mut believed).await {
                 Ok(()) => return,
+                Err(fault) if fault.kind == Kind::Refused => {
+                    tracing::error!("volume '{}' is not attached again: {fault}", entry.name);
+                    return;
+                }
                 Err(fault) => {
                     tracing::warn!("volume '{}' is not attached again yet: {fault}", entry.name);
                     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -415,7 +381,7 @@ impl Attachments {
         }
     }
 
-    async fn try_resume(&self, entry: &ExportEntry) -> Result<()> {
+    async fn try_resume(&self, entry: &ExportEntry, believed: &mut Option<Epoch>) -> Result<()> {
         let state = self.shared.group.current(GROUP_LIMIT).await?;
         let _turn = self.shared.turn.lock().await;
         if self.get(entry.volume).is_some() {
@@ -427,12 +393,13 @@ impl Attachments {
             tracing::warn!("volume '{}' was taken over or detached while this node was down", entry.name);
             return Ok(());
         };
-        let old = attachment.epoch;
-        let mode = AttachMode::Resume { epoch: old };
-        let command = Command::Attach { volume: entry.volume, node: self.shared.node, mode, at: wall_seconds() };
-        let Outcome::Granted { epoch } = self.shared.group.propose(command, GROUP_LIMIT).await? else { return Ok(()) };
+        let resumes = Some(*believed.get_or_insert(attachment.epoch));
+        let mode = AttachMode::Resume { epoch: attachment.epoch };
+        let epoch = self.grant(entry.volume, mode, GROUP_LIMIT).await?;
         let end = Instant::now() + ATTACH_LIMIT;
-        let (driver, epoch, resumed) = self.recover(entry.volume, epoch, Some(old), end).await?;
+        let grounds = Grounds { resumes, accept_loss: false };
+        let recovered = self.recover(entry.volume, epoch, grounds, end).await;
+        let (driver, epoch, resumed) = recovered.map_err(|stuck| stuck.fault(&state, volume))?;
         if resumed == Some(true) {
             let bound = to_address(&entry.nbd)?;
             self.serve(entry.volume, &entry.name, volume, epoch, driver, entry.nbd.clone(), bound).await?;
@@ -453,7 +420,8 @@ impl Attachments {
     /// How a volume attached here stands.
     pub async fn report(&self, id: VolumeId) -> Option<AttachedReport> {
         let attached = self.get(id)?;
-        Some(AttachedReport { nbd_uri: Some(attached.uri.clone()), report: attached.driver.report().await })
+        let report = attached.driver.report().await;
+        Some(AttachedReport { nbd_uri: Some(attached.uri.clone()), report, clients: attached.counters.counts() })
     }
 
     /// Removes a volume from the open ones, if it is still this attachment.
@@ -463,6 +431,7 @@ impl Attachments {
             open.remove(&attached.volume);
         }
         drop(open);
+        self.shared.share_memory();
         self.shared.save_exports();
     }
 
@@ -480,6 +449,13 @@ impl Attachments {
 impl Shared {
     fn open(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Attached>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives each attached volume its share of the writes that this node remembers (rule 4).
+    fn share_memory(&self) {
+        let open = self.open();
+        let share = (RETAINED_NODE_BYTES_MAX / open.len().max(1)).max(RETAINED_BYTES_MIN);
+        open.values().for_each(|attached| attached.driver.set_retained_bytes_max(share));
     }
 
     /// Remembers what to resume. Without it a restart only means to attach by hand.
@@ -585,27 +561,4 @@ fn to_uri(address: &NbdAddress, name: &str) -> Option<String> {
 fn busy(name: &str) -> Fault {
     Fault::timed_out(format!("volume '{name}': another attach or detach on this node takes its time"))
         .hint("infinit status")
-}
-
-/// Why an attach did not come to an end in time.
-fn no_majority(state: &ClusterState, volume: &Volume, report: Option<&Report>) -> Fault {
-    let silos = report.into_iter().flat_map(|report| &report.slots).flat_map(|slot| &slot.silos);
-    let mut whys: Vec<String> = Vec::new();
-    for silo in silos {
-        let node = state.silos.get(&silo.silo).map_or_else(|| silo.silo.short(), |info| state.node_label(info.node));
-        let why = match &silo.state {
-            SiloState::Live | SiloState::CatchingUp => continue,
-            SiloState::Joining => format!("{node} has not adopted it yet"),
-            SiloState::Leased(ms) => format!("{node} keeps another holder's lease for {ms} ms"),
-            SiloState::Unreachable => format!("{node} cannot be reached"),
-            SiloState::Damaged => format!("{node} lost data"),
-            SiloState::Foreign => format!("{node} has another disk"),
-            SiloState::Faulted(why) => format!("{node}: {why}"),
-        };
-        if !whys.contains(&why) {
-            whys.push(why);
-        }
-    }
-    Fault::timed_out(format!("volume '{}' has no majority of its silos: {}", volume.name, whys.join(", ")))
-        .hint("start those nodes, then attach again")
 }

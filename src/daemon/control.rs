@@ -122,6 +122,7 @@ fn routes(control: Control) -> Router {
         .route("/v1/volumes/{name}", get(volume_status).delete(delete))
         .route("/v1/volumes/{name}/attach", post(attach))
         .route("/v1/volumes/{name}/detach", post(detach))
+        .route("/v1/volumes/{name}/recover", post(recover))
         .fallback(async || Answer::<()>(Err(Fault::not_found("there is no such route").hint("man infinit"))))
         .with_state(control)
 }
@@ -224,6 +225,17 @@ async fn detach(State(control): State<Control>, Path(name): Path<String>, body: 
     })
 }
 
+async fn recover(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<api::recovery::RecoveredVolume> {
+    Answer(match parse(&body) {
+        Ok(request) => control.recover(&name, request).await,
+        Err(fault) => Err(fault),
+    })
+}
+
 impl Control {
     /// Waits until this node is a member and the cluster has a quorum.
     async fn ready(&self, limit: Duration) -> Result<api::Ready> {
@@ -235,7 +247,7 @@ impl Control {
             let quorum = status.borrow_and_update().has_quorum;
             let left = end.saturating_duration_since(Instant::now());
             if joined && quorum && self.group.current(left.min(GROUP_LIMIT)).await.is_ok() {
-                return self.observer.ready();
+                return self.observer.ready(end.saturating_duration_since(Instant::now())).await;
             }
             let changed = async {
                 tokio::select! {
@@ -278,7 +290,10 @@ impl Control {
                 api::Durability::Write => volume::Durability::Write,
             },
             lease_ms: request.lease_ms as u32,
-            on_no_quorum: OnNoQuorum::Suspend,
+            on_no_quorum: match request.io_timeout_ms {
+                None => OnNoQuorum::Suspend,
+                Some(after_ms) => OnNoQuorum::Error { after_ms: after_ms as u32 },
+            },
         };
         let id = VolumeId::random();
         let at = wall_seconds();
@@ -312,6 +327,17 @@ impl Control {
             since: rfc3339(since),
             nbd_uri: Some(attached.uri.clone()),
         })
+    }
+
+    async fn recover(
+        &self,
+        name: &str,
+        request: api::recovery::RecoverVolume,
+    ) -> Result<api::recovery::RecoveredVolume> {
+        // It goes on if the client goes away: half of one would leave the volume to nobody.
+        let (attachments, asked) = (self.attachments.clone(), name.to_owned());
+        let recovering = tokio::spawn(async move { attachments.recover_volume(&asked, &request).await });
+        recovering.await.map_err(|error| Fault::failed(format!("the recovery ended: {error}")))?
     }
 
     async fn detach(&self, name: &str, request: api::DetachVolume) -> Result<api::DetachedVolume> {

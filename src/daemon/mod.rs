@@ -1,15 +1,17 @@
 //! The daemon: the composition root. It assembles, starts and stops everything, and decides nothing.
 //!
 //! [`node`] starts and stops a node in one linear function. [`control`] is the control API on a Unix socket, whose
-//! types are [`api`]. [`peers`] is what daemons ask of one another; [`directory`] says who is a member and where;
-//! [`silos`] opens silos and keeps the cluster informed of them; [`attachments`] attaches volumes and serves them;
-//! [`status`] puts together what people see. [`home`] is what lies on the disk; [`membership`] creates and joins
+//! types are [`api`], written in [`words`]. [`peers`] is what daemons ask of one another, [`standing`] whether a member is up by that;
+//! [`directory`] says who is a member and where; [`silos`] opens silos and keeps the cluster informed of them, [`vitals`]
+//! watches whether they answer; [`attachments`] attaches volumes and serves them; [`status`] puts together what people
+//! see, [`copies`] what of it concerns silos and copies. [`home`] is what lies on the disk; [`membership`] creates and joins
 //! networks; [`offline`] is what the command line calls without a daemon; [`demo`] drives real processes.
 
 pub mod addresses;
 pub mod api;
 pub mod attachments;
 pub mod control;
+pub mod copies;
 pub mod demo;
 pub mod directory;
 pub mod home;
@@ -18,4 +20,7 @@ pub mod node;
 pub mod offline;
 pub mod peers;
 pub mod silos;
+pub mod standing;
 pub mod status;
+pub mod vitals;
+pub mod words;

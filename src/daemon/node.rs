@@ -93,6 +93,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         network: network.id,
         group: group.clone(),
         attachments: attachments.clone(),
+        peers: peers.clone(),
         silos: silos.lives(),
     };
     let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
@@ -115,16 +116,19 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         tokio::spawn(remember_members(home.clone(), group.state(), discovery.clone())),
     ];
     background.extend(silos.lives().into_iter().map(|view| tokio::spawn(silos::announce(view, node, group.clone()))));
+    background.extend(silos.lives().into_iter().map(|view| tokio::spawn(view.vitals.watch())));
     attachments.resume_all().await;
 
     let (stop, mut stopped) = watch::channel(false);
-    let control = Control::new(home.clone(), node, group.clone(), peers, attachments.clone(), silos.lives(), stop);
+    let control =
+        Control::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos.lives(), stop);
     let server = ControlServer::start(&home, control).await?;
     tracing::info!("node {} of network '{}' listens on {}", node.short(), network.name, endpoint.address());
 
     wait_for_end(&mut stopped).await?;
     tracing::info!("stopping");
     attachments.detach_all(STOP_LIMIT).await;
+    peers.say_goodbye().await;
     for task in background {
         task.abort();
         // It ends by the abort; what it did before was said then.
@@ -330,6 +334,7 @@ struct Services {
     network: crate::base::id::NetworkId,
     group: Group,
     attachments: Attachments,
+    peers: Peers,
     silos: Vec<SiloView>,
 }
 
@@ -358,6 +363,7 @@ impl Services {
     async fn tell(&self, from: NodeId, ask: Ask) -> Told {
         match ask {
             Ask::Ping => Told::Alive(SignOfLife {
+                run: self.peers.run(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 silos: self.silos.iter().map(SiloView::life).collect(),
             }),
@@ -366,6 +372,10 @@ impl Services {
             Ask::Detach { volume, limit_ms } => {
                 let limit = Duration::from_millis(limit_ms);
                 Told::Done(self.attachments.detach(volume, limit).await.map(|_| ()))
+            }
+            Ask::Goodbye { run } => {
+                self.peers.goodbye_of(from, run);
+                Told::Done(Ok(()))
             }
             Ask::Leave => {
                 let leave = Command::Leave { node: from, at: wall_seconds() };

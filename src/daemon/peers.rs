@@ -1,21 +1,25 @@
 //! What daemons ask of one another over the control plane: consensus, signs of life, reports, hand-over.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::base::clock::Moment;
+use crate::base::clock::{Moment, wall_seconds};
 use crate::base::error::{Fault, Result};
 use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
 use crate::cluster::consensus::{Rpc, RpcError as GroupRpcError};
 use crate::cluster::replication::writer::report::Report;
 use crate::cluster::state::ClusterState;
+use crate::daemon::standing::{Standing, Track};
+use crate::interface::nbd::Counts;
 use crate::transport::network::{Network, Purpose};
 use crate::transport::rpc::{RpcClient, RpcError};
 
@@ -26,8 +30,8 @@ pub const NODE_SERVICE: u8 = 2;
 /// How often members are asked for a sign of life, and how long they may take.
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_LIMIT: Duration = Duration::from_millis(1500);
-/// A member not heard for so long is shown as down.
-const DOWN_AFTER: Duration = Duration::from_secs(3);
+/// How long a node that stops waits for its fellows to take its good-bye.
+const GOODBYE_LIMIT: Duration = Duration::from_millis(300);
 
 /// A question from daemon to daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +49,10 @@ pub enum Ask {
         volume: VolumeId,
         limit_ms: u64,
     },
+    /// The asking daemon stops; this run of it will not be heard again.
+    Goodbye {
+        run: u64,
+    },
     /// The asking node leaves the network for good, without running.
     Leave,
 }
@@ -60,6 +68,8 @@ pub enum Told {
 /// What a node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignOfLife {
+    /// Drawn at random at each start of the daemon.
+    pub run: u64,
     pub version: String,
     pub silos: Vec<SiloLife>,
 }
@@ -71,7 +81,12 @@ pub struct SiloLife {
     pub path: PathBuf,
     pub capacity_bytes: u64,
     pub used_bytes: u64,
+    /// Why its disk is out of service.
     pub fault: Option<String>,
+    /// Why the cluster does not take it.
+    pub foreign: Option<String>,
+    /// For how long its disk has owed an answer, in milliseconds, if that is too long.
+    pub stalled_ms: Option<u64>,
 }
 
 /// How an attached volume stands.
@@ -79,6 +94,8 @@ pub struct SiloLife {
 pub struct AttachedReport {
     pub nbd_uri: Option<String>,
     pub report: Option<Report>,
+    /// What its clients have asked for.
+    pub clients: Counts,
 }
 
 /// The other members, as this daemon reaches them.
@@ -89,21 +106,31 @@ pub struct Peers {
 
 struct Shared {
     node: NodeId,
+    /// Of this daemon.
+    run: u64,
     network: Arc<dyn Network>,
     clients: Mutex<HashMap<NodeId, RpcClient>>,
-    heard: Mutex<HashMap<NodeId, Heard>>,
-}
-
-/// When a member was last heard, and what it said.
-#[derive(Clone)]
-pub struct Heard {
-    pub at: Moment,
-    pub life: SignOfLife,
+    tracks: Mutex<HashMap<NodeId, Track>>,
+    /// Tells when more is known of somebody.
+    learned: watch::Sender<()>,
 }
 
 impl Peers {
     pub fn new(node: NodeId, network: Arc<dyn Network>) -> Self {
-        Self { shared: Arc::new(Shared { node, network, clients: Mutex::default(), heard: Mutex::default() }) }
+        let shared = Shared {
+            node,
+            run: rand::random(),
+            network,
+            clients: Mutex::default(),
+            tracks: Mutex::default(),
+            learned: watch::Sender::new(()),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What tells this run of the daemon from others.
+    pub fn run(&self) -> u64 {
+        self.shared.run
     }
 
     /// Asks a daemon something.
@@ -113,33 +140,101 @@ impl Peers {
         postcard::from_bytes(&answer).map_err(|_| RpcError::Remote("it answered something else".to_owned()))
     }
 
-    /// What a member last said, if it is up.
-    pub fn heard(&self, node: NodeId) -> Option<Heard> {
-        let heard = self.shared.heard().get(&node).cloned()?;
-        (Moment::now().since(heard.at) < DOWN_AFTER).then_some(heard)
+    /// How another member stands.
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.shared.tracks().get(&node).map_or(Standing::Unknown, |track| track.standing(Moment::now()))
     }
 
-    /// Asks every member for a sign of life, again and again.
-    pub async fn listen(self, state: watch::Receiver<Arc<ClusterState>>) {
+    /// Returns once nobody of these is unknown, or the time is over.
+    pub async fn known(&self, nodes: &[NodeId], limit: Duration) {
+        let mut learned = self.shared.learned.subscribe();
+        let unknown = |node: &NodeId| *node != self.shared.node && matches!(self.standing(*node), Standing::Unknown);
+        let all = async {
+            while nodes.iter().any(unknown) {
+                // The sender lives as long as this; a member of whom nothing is learned is looked at again.
+                let _ = timeout(PING_EVERY, learned.changed()).await;
+            }
+        };
+        // Who is unknown still is told to be so.
+        let _ = timeout(limit, all).await;
+    }
+
+    /// Asks every member for a sign of life, again and again; one that is new at once.
+    pub async fn listen(self, mut state: watch::Receiver<Arc<ClusterState>>) {
         let mut tick = tokio::time::interval(PING_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let pinging: Arc<Mutex<HashMap<NodeId, tokio::task::JoinHandle<()>>>> = Arc::default();
+        let mut pinging: HashMap<NodeId, tokio::task::JoinHandle<()>> = HashMap::new();
+        let mut said: HashMap<NodeId, bool> = HashMap::new();
         loop {
-            tick.tick().await;
-            let members: Vec<NodeId> = state.borrow().members.keys().copied().collect();
-            let mut pinging = pinging.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = tokio::select! {
+                _ = tick.tick() => true,
+                changed = state.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    false
+                }
+            };
+            let now = state.borrow_and_update().clone();
             pinging.retain(|_, task| !task.is_finished());
-            for node in members.into_iter().filter(|node| *node != self.shared.node) {
-                let peers = self.clone();
-                pinging.entry(node).or_insert_with(|| tokio::spawn(async move { peers.ping(node).await }));
+            for node in now.members.keys().copied().filter(|node| *node != self.shared.node) {
+                let new = self.shared.begin(node);
+                if all || new {
+                    let peers = self.clone();
+                    pinging.entry(node).or_insert_with(|| tokio::spawn(async move { peers.ping(node).await }));
+                }
             }
+            self.shared.tracks().retain(|node, _| now.members.contains_key(node));
+            self.tell_changes(&now, &mut said);
         }
     }
 
     async fn ping(&self, node: NodeId) {
-        if let Ok(Told::Alive(life)) = self.ask(node, &Ask::Ping, PING_LIMIT).await {
-            self.shared.heard().insert(node, Heard { at: Moment::now(), life });
+        let answer = self.ask(node, &Ask::Ping, PING_LIMIT).await;
+        if let Some(track) = self.shared.tracks().get_mut(&node) {
+            match answer {
+                Ok(Told::Alive(life)) => track.answered(Moment::now(), wall_seconds(), life),
+                Ok(_) | Err(_) => track.failed(wall_seconds()),
+            }
         }
+        self.shared.learned.send_replace(());
+    }
+
+    /// Logs, once, that a member is gone and that it is back.
+    fn tell_changes(&self, state: &ClusterState, said: &mut HashMap<NodeId, bool>) {
+        for node in state.members.keys().copied().filter(|node| *node != self.shared.node) {
+            let up = match self.standing(node) {
+                Standing::Unknown => continue,
+                Standing::Up { .. } => true,
+                Standing::Down { .. } => false,
+            };
+            match (said.insert(node, up), up) {
+                (Some(true), true) | (Some(false), false) => {}
+                (None, true) => tracing::debug!("node {} is reached", state.node_label(node)),
+                (Some(false), true) => tracing::info!("node {} is reached again", state.node_label(node)),
+                (_, false) if self.shared.said_goodbye(node) => {
+                    tracing::info!("node {} was stopped", state.node_label(node));
+                }
+                (_, false) => tracing::warn!("node {} is not reached", state.node_label(node)),
+            }
+        }
+    }
+
+    /// Another daemon says that it stops.
+    pub fn goodbye_of(&self, node: NodeId, run: u64) {
+        if let Some(track) = self.shared.tracks().get_mut(&node) {
+            track.said_goodbye(wall_seconds(), run);
+        }
+        self.shared.learned.send_replace(());
+    }
+
+    /// Tells the members that are up that this daemon stops, so that they need not find out.
+    pub async fn say_goodbye(&self) {
+        let nodes: Vec<NodeId> = self.shared.tracks().keys().copied().collect();
+        let up = nodes.into_iter().filter(|node| matches!(self.standing(*node), Standing::Up { .. }));
+        let ask = Ask::Goodbye { run: self.shared.run };
+        // Who does not hear it finds out by itself.
+        join_all(up.map(|node| self.ask(node, &ask, GOODBYE_LIMIT))).await;
     }
 }
 
@@ -150,8 +245,23 @@ impl Shared {
         clients.entry(node).or_insert_with(|| RpcClient::new(network.clone(), node, Purpose::Control)).clone()
     }
 
-    fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Heard>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a member is asked for the first time.
+    fn begin(&self, node: NodeId) -> bool {
+        match self.tracks().entry(node) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(Track::new(Moment::now()));
+                true
+            }
+        }
+    }
+
+    fn said_goodbye(&self, node: NodeId) -> bool {
+        self.tracks().get(&node).is_some_and(Track::has_left)
+    }
+
+    fn tracks(&self) -> MutexGuard<'_, HashMap<NodeId, Track>> {
+        self.tracks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

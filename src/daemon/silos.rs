@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 use tokio::sync::watch;
 
+use crate::base::clock::Moment;
 use crate::base::error::{Fault, Kind, Result, plain};
 use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
 use crate::base::units::Size;
@@ -18,6 +19,7 @@ use crate::cluster::state::command::{Command, SiloOpening};
 use crate::daemon::home::make_dir;
 use crate::daemon::offline::SiloSpec;
 use crate::daemon::peers::SiloLife;
+use crate::daemon::vitals::{Pulse, Vitals};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::error::StoreError;
 use crate::store::silo::{Silo, SiloOptions};
@@ -29,7 +31,7 @@ const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The running silos of this node.
 pub struct NodeSilos {
-    services: Vec<(PathBuf, u64, SiloService)>,
+    services: Vec<(SiloView, SiloService)>,
     registry: Silos,
 }
 
@@ -45,7 +47,11 @@ impl NodeSilos {
             let service = SiloService::start(silo, boot, tokio::runtime::Handle::current())
                 .map_err(|error| Fault::io("start the threads of", &spec.path, &error))?;
             silos.registry.insert(service.handle().clone());
-            silos.services.push((spec.path.clone(), capacity, service));
+            let handle = service.handle().clone();
+            let vitals = Vitals::new(handle.clone());
+            silos
+                .services
+                .push((SiloView { path: spec.path.clone(), capacity_bytes: capacity, handle, vitals }, service));
         }
         Ok(silos)
     }
@@ -54,27 +60,16 @@ impl NodeSilos {
         &self.registry
     }
 
-    pub fn ids(&self) -> BTreeSet<SiloId> {
-        self.services.iter().map(|(_, _, service)| service.handle().id()).collect()
-    }
-
-    /// What this node says of its silos.
+    /// The silos as the rest of the daemon sees them.
     pub fn lives(&self) -> Vec<SiloView> {
-        self.services
-            .iter()
-            .map(|(path, capacity_bytes, service)| SiloView {
-                path: path.clone(),
-                capacity_bytes: *capacity_bytes,
-                handle: service.handle().clone(),
-            })
-            .collect()
+        self.services.iter().map(|(view, _)| view.clone()).collect()
     }
 
     /// Stops every silo and closes it cleanly.
     pub fn stop(self) {
-        for (path, _, service) in self.services {
+        for (view, service) in self.services {
             if let Err(error) = service.stop() {
-                tracing::error!("silo {} was not closed cleanly: {error}", path.display());
+                tracing::error!("silo {} was not closed cleanly: {error}", view.path.display());
             }
         }
     }
@@ -86,17 +81,21 @@ pub struct SiloView {
     pub path: PathBuf,
     pub capacity_bytes: u64,
     pub handle: SiloHandle,
+    pub vitals: Vitals,
 }
 
 impl SiloView {
+    /// Never waits for the disk.
     pub fn life(&self) -> SiloLife {
-        let silo = self.handle.silo();
+        let Pulse { used_bytes, fault, foreign, stalled } = self.vitals.pulse(Moment::now());
         SiloLife {
-            id: silo.id(),
+            id: self.handle.id(),
             path: self.path.clone(),
             capacity_bytes: self.capacity_bytes,
-            used_bytes: silo.used_bytes(),
-            fault: silo.faulted().map(|fault| fault.to_string()),
+            used_bytes,
+            fault,
+            foreign,
+            stalled_ms: stalled.map(|owed| owed.as_millis() as u64),
         }
     }
 }
@@ -187,7 +186,7 @@ pub async fn announce(view: SiloView, node: NodeId, group: Group) {
             }
             Err(ProposeError::Refused(refusal)) => {
                 tracing::error!("silo {} is not taken into the cluster: {refusal}", view.path.display());
-                view.handle.retire(refusal.to_string());
+                view.vitals.retire(refusal.to_string());
                 return;
             }
             Err(ProposeError::Stopped) => return,

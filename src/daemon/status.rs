@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::base::clock::rfc3339;
+use crate::base::clock::{rfc3339, wall_seconds};
 use crate::base::error::{Fault, Result};
 use crate::base::id::{NodeId, SiloId, SlotIndex, VolumeId};
-use crate::cluster::consensus::Group;
-use crate::cluster::replication::writer::report::{SiloReport, SiloState, SlotReport};
+use crate::cluster::consensus::{Group, GroupStatus};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::member::{Member, Role};
 use crate::cluster::state::volume::{Attachment, Durability, Volume};
-use crate::daemon::api::{self, NodeRef, NodeState, ReplicaState, VolumeState, Warning};
+use crate::daemon::api::{self, NodeRef, NodeState, SiloState, VolumeState, Warning};
 use crate::daemon::attachments::{Attachments, find};
+use crate::daemon::copies::{self, Copy, View};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::{Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
 use crate::daemon::silos::SiloView;
+use crate::daemon::standing::{Standing, UNKNOWN_AT_MOST};
 
 /// How long the node that a volume is attached to may take to report.
 const REPORT_LIMIT: Duration = Duration::from_millis(1500);
@@ -30,6 +31,8 @@ pub struct Observer {
     peers: Peers,
     attachments: Attachments,
     silos: Vec<SiloView>,
+    /// Since when this daemon runs, in seconds since 1970.
+    since: u64,
 }
 
 impl Observer {
@@ -41,7 +44,7 @@ impl Observer {
         attachments: Attachments,
         silos: Vec<SiloView>,
     ) -> Self {
-        Self { home, node, group, peers, attachments, silos }
+        Self { home, node, group, peers, attachments, silos, since: wall_seconds() }
     }
 
     fn state(&self) -> std::sync::Arc<ClusterState> {
@@ -57,9 +60,9 @@ impl Observer {
         let nodes = self.nodes();
         let mut volumes = Vec::new();
         for (id, volume) in &self.state().volumes {
-            volumes.push(self.volume_status(*id, volume).await.volume);
+            volumes.push(self.volume_status(&nodes, *id, volume).await.volume);
         }
-        let warnings = self.warnings(&nodes);
+        let warnings = warnings(&self.group.status(), &nodes);
         let network = self.network().unwrap_or_else(|_| self.unknown_network());
         api::Status { network, nodes, volumes, warnings }
     }
@@ -87,13 +90,17 @@ impl Observer {
         Ok(network)
     }
 
-    pub fn ready(&self) -> Result<api::Ready> {
+    /// Who is up is told once every member was asked, or the time is over.
+    pub async fn ready(&self, limit: Duration) -> Result<api::Ready> {
+        let members: Vec<NodeId> = self.state().members.keys().copied().collect();
+        self.peers.known(&members, limit.min(UNKNOWN_AT_MOST)).await;
         let nodes = self.nodes();
-        let up = nodes.iter().filter(|node| node.state == NodeState::Up).count();
+        let count = |state: NodeState| nodes.iter().filter(|node| node.state == state).count() as u32;
         Ok(api::Ready {
             node: self.node_ref(self.node),
             network: self.home.name.clone(),
-            nodes_up: up as u32,
+            nodes_up: count(NodeState::Up),
+            nodes_unknown: count(NodeState::Unknown),
             nodes: nodes.len() as u32,
         })
     }
@@ -102,12 +109,11 @@ impl Observer {
         let state = self.state();
         let status = self.group.status();
         let node = |(id, member): (&NodeId, &Member)| {
-            let life = self.life(*id);
-            let joining = member.data_addresses.is_empty();
-            let node_state = match (&life, joining) {
-                (Some(_), _) => NodeState::Up,
-                (None, true) => NodeState::Joining,
-                (None, false) => NodeState::Down,
+            let (node_state, since, life) = match self.standing(*id) {
+                Standing::Up { since, life } => (NodeState::Up, Some(since), Some(life)),
+                _ if member.data_addresses.is_empty() => (NodeState::Joining, None, None),
+                Standing::Unknown => (NodeState::Unknown, None, None),
+                Standing::Down { since } => (NodeState::Down, since, None),
             };
             api::Node {
                 id: *id,
@@ -118,14 +124,14 @@ impl Observer {
                     Role::Admin => api::Role::Admin,
                 },
                 state: node_state,
-                since: None,
+                since: since.map(rfc3339),
                 this: *id == self.node,
                 voter: status.voters.contains(id),
                 leader: status.leader == Some(*id),
                 zone: member.zone.clone(),
                 addresses: member.data_addresses.iter().map(ToString::to_string).collect(),
                 version: life.as_ref().map(|life| life.version.clone()),
-                silos: self.silos_of(&state, *id, life.as_ref()),
+                silos: silos_of(&state, *id, node_state, life.as_ref()),
             }
         };
         state.members.iter().map(node).collect()
@@ -150,35 +156,13 @@ impl Observer {
         }
     }
 
-    /// What a node said of itself lately; none if it is down.
-    fn life(&self, node: NodeId) -> Option<SignOfLife> {
-        if node == self.node {
-            let silos = self.silos.iter().map(SiloView::life).collect();
-            return Some(SignOfLife { version: env!("CARGO_PKG_VERSION").to_owned(), silos });
+    fn standing(&self, node: NodeId) -> Standing {
+        if node != self.node {
+            return self.peers.standing(node);
         }
-        self.peers.heard(node).map(|heard| heard.life)
-    }
-
-    fn silos_of(&self, state: &ClusterState, node: NodeId, life: Option<&SignOfLife>) -> Vec<api::Silo> {
-        let told: BTreeMap<SiloId, &SiloLife> =
-            life.into_iter().flat_map(|life| &life.silos).map(|silo| (silo.id, silo)).collect();
-        let silo = |(id, info): (&SiloId, &crate::cluster::state::silo::SiloInfo)| {
-            let told = told.get(id);
-            let fault = told.and_then(|told| told.fault.clone());
-            api::Silo {
-                id: *id,
-                state: match (told, &fault) {
-                    (Some(_), Some(_)) => api::SiloState::Damaged,
-                    (Some(_), None) => api::SiloState::Up,
-                    (None, _) => api::SiloState::Down,
-                },
-                reason: fault,
-                path: told.map(|told| told.path.clone()),
-                capacity_bytes: info.capacity_bytes,
-                used_bytes: told.map_or(0, |told| told.used_bytes),
-            }
-        };
-        state.silos.iter().filter(|(_, info)| info.node == node).map(silo).collect()
+        let silos = self.silos.iter().map(SiloView::life).collect();
+        let life = SignOfLife { run: self.peers.run(), version: env!("CARGO_PKG_VERSION").to_owned(), silos };
+        Standing::Up { since: self.since, life }
     }
 
     pub async fn volumes(&self) -> Vec<api::Volume> {
@@ -188,18 +172,23 @@ impl Observer {
     pub async fn volume(&self, name: &str) -> Result<api::VolumeStatus> {
         let state = self.state();
         let (id, volume) = find(&state, name)?;
-        Ok(self.volume_status(id, volume).await)
+        Ok(self.volume_status(&self.nodes(), id, volume).await)
     }
 
-    async fn volume_status(&self, id: VolumeId, volume: &Volume) -> api::VolumeStatus {
+    async fn volume_status(&self, nodes: &[api::Node], id: VolumeId, volume: &Volume) -> api::VolumeStatus {
         let state = self.state();
         let report = match &volume.attachment {
             Some(attachment) => self.report(attachment, id).await,
             None => None,
         };
-        let slots: Vec<api::Slot> =
-            (0..volume.slots.len()).map(|index| self.slot(&state, volume, index, report.as_ref())).collect();
-        let (health, reason, mend) = health(&state, volume, report.as_ref(), &slots);
+        let labels = labels(nodes);
+        let label = |node: NodeId| labels.get(&node).cloned().unwrap_or_else(|| node.short());
+        let holder = volume.attachment.as_ref().map(|attachment| label(attachment.node));
+        let slots: Vec<(api::Slot, Option<String>)> = (0..volume.slots.len())
+            .map(|index| slot(&state, nodes, &labels, volume, index, holder.as_deref(), report.as_ref()))
+            .collect();
+        let (health, reason, mend) = health(volume, holder.as_deref(), report.as_ref(), &slots);
+        let clients = report.as_ref().map(|report| report.clients);
         let attachment = volume.attachment.as_ref().map(|attachment| api::Attachment {
             node: self.node_ref(attachment.node),
             epoch: attachment.epoch,
@@ -210,7 +199,6 @@ impl Observer {
             id,
             name: volume.name.clone(),
             size_bytes: volume.size_bytes,
-            used_bytes: None,
             replicas: volume.policy.replicas,
             durability: match volume.policy.durability {
                 Durability::Flush => api::Durability::Flush,
@@ -223,7 +211,7 @@ impl Observer {
             mend,
             attachment,
         };
-        api::VolumeStatus { volume, slots }
+        api::VolumeStatus { volume, clients, slots: slots.into_iter().map(|(slot, _)| slot).collect() }
     }
 
     async fn report(&self, attachment: &Attachment, id: VolumeId) -> Option<AttachedReport> {
@@ -235,86 +223,123 @@ impl Observer {
             Ok(Told::Alive(_) | Told::Done(_)) | Err(_) => None,
         }
     }
+}
 
-    fn slot(&self, state: &ClusterState, volume: &Volume, index: usize, report: Option<&AttachedReport>) -> api::Slot {
-        let placed = &volume.slots[index];
-        let told: Option<&SlotReport> =
-            report.and_then(|report| report.report.as_ref()).and_then(|report| report.slots.get(index));
-        let replicas: Vec<api::Replica> = placed
-            .silos
-            .iter()
-            .map(|silo| {
-                let node = state.silos.get(silo).map(|info| info.node).unwrap_or_default();
-                let told = told.and_then(|told| told.silos.iter().find(|s| s.silo == *silo));
-                let up = self.life(node).is_some_and(|life| life.silos.iter().any(|s| s.id == *silo));
-                replica(*silo, self.node_ref(node), told, up)
+/// The silos of a node: those that the cluster knows to be its own, and others that it has open.
+fn silos_of(state: &ClusterState, node: NodeId, node_state: NodeState, life: Option<&SignOfLife>) -> Vec<api::Silo> {
+    let told: BTreeMap<SiloId, &SiloLife> =
+        life.into_iter().flat_map(|life| &life.silos).map(|silo| (silo.id, silo)).collect();
+    let own = state.silos.iter().filter(|(_, info)| info.node == node);
+    let mut silos: Vec<api::Silo> =
+        own.map(|(id, info)| copies::silo(*id, info, node_state, told.get(id).copied())).collect();
+    let strangers = told.values().filter(|told| state.silos.get(&told.id).is_none_or(|info| info.node != node));
+    silos.extend(strangers.filter(|told| told.foreign.is_some()).map(|told| copies::stranger(told)));
+    silos
+}
+
+/// What nodes are called in sentences: by their names, and where several have the same, by their ids too.
+fn labels(nodes: &[api::Node]) -> BTreeMap<NodeId, String> {
+    let label = |node: &api::Node| {
+        let alone = nodes.iter().filter(|other| other.name == node.name).count() == 1;
+        if alone { node.name.clone() } else { format!("{} ({})", node.name, node.id.short()) }
+    };
+    nodes.iter().map(|node| (node.id, label(node))).collect()
+}
+
+/// One slot of a volume, and what would mend it.
+fn slot(
+    state: &ClusterState,
+    nodes: &[api::Node],
+    labels: &BTreeMap<NodeId, String>,
+    volume: &Volume,
+    index: usize,
+    holder: Option<&str>,
+    report: Option<&AttachedReport>,
+) -> (api::Slot, Option<String>) {
+    let placed = &volume.slots[index];
+    let told = report.and_then(|report| report.report.as_ref()).and_then(|report| report.slots.get(index));
+    let copies: Vec<Copy<'_>> = placed
+        .silos
+        .iter()
+        .filter_map(|silo| {
+            let home = state.silos.get(silo)?.node;
+            let node = nodes.iter().find(|node| node.id == home)?;
+            Some(Copy {
+                node: NodeRef { id: node.id, name: node.name.clone() },
+                label: labels.get(&node.id)?,
+                node_state: node.state,
+                silo: node.silos.iter().find(|of_node| of_node.id == *silo)?,
+                told: told.and_then(|told| told.silos.iter().find(|told| told.silo == *silo)),
             })
-            .collect();
-        let up = replicas.iter().filter(|replica| replica.state == ReplicaState::UpToDate).count();
-        let majority = placed.silos.len() / 2 + 1;
-        let health = match told {
-            Some(told) if !told.serving => VolumeState::Suspended,
-            _ if up < majority => VolumeState::Suspended,
-            _ if up < placed.silos.len() => VolumeState::Degraded,
-            _ => VolumeState::Healthy,
+        })
+        .collect();
+    copies::slot(SlotIndex(index as u32), placed, &copies, &View { holder, told })
+}
+
+/// What is wrong beyond single volumes.
+fn warnings(group: &GroupStatus, nodes: &[api::Node]) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let labels = labels(nodes);
+    let label = |node: &api::Node| labels.get(&node.id).cloned().unwrap_or_default();
+    if !group.has_quorum {
+        let down = |node: &&api::Node| node.state == NodeState::Down && group.voters.contains(&node.id);
+        let down: Vec<String> = nodes.iter().filter(down).map(label).collect();
+        let there = group.voters.len() - down.len();
+        let missing = (group.voters.len() / 2 + 1).saturating_sub(there);
+        let hint = match copies::start(&down, missing) {
+            Some(hint) if missing > 0 => hint,
+            _ => "the nodes are agreeing on a leader: infinit node wait".to_owned(),
         };
-        let behind: Vec<String> = replicas
-            .iter()
-            .filter(|replica| replica.state != ReplicaState::UpToDate)
-            .map(|replica| match replica.state {
-                ReplicaState::CatchingUp => {
-                    format!("the copy on {} is {} writes behind", replica.node.name, replica.behind_writes)
-                }
-                other => format!("the copy on {} is {other}", replica.node.name),
-            })
-            .collect();
-        api::Slot {
-            slot: SlotIndex(index as u32),
-            configuration: placed.config,
-            state: health,
-            reason: (!behind.is_empty()).then(|| behind.join(", ")),
-            replicas,
+        let message = "the cluster has no quorum: volumes cannot be created, attached, detached or deleted, and no \
+                       node can join";
+        warnings.push(Warning { message: message.to_owned(), hint: Some(hint) });
+    }
+    for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
+        let since = node.since.as_ref().map_or_else(String::new, |since| format!(" since {since}"));
+        warnings.push(Warning {
+            message: format!("node {} is down{since}", label(node)),
+            hint: Some("on that machine: infinit node run".to_owned()),
+        });
+    }
+    for (node, silo) in nodes.iter().flat_map(|node| node.silos.iter().map(move |silo| (node, silo))) {
+        if let Some(reason) = &silo.reason {
+            let message = format!("silo {} on {} is {}: {reason}", silo.id.short(), label(node), silo.state);
+            warnings.push(Warning { message, hint: silo_hint(silo.state).map(ToOwned::to_owned) });
         }
     }
+    warnings
+}
 
-    fn warnings(&self, nodes: &[api::Node]) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        let status = self.group.status();
-        if !status.has_quorum {
-            warnings.push(Warning {
-                message: "the cluster has no quorum: volumes that are attached go on, nothing can be changed"
-                    .to_owned(),
-                hint: Some("start the nodes that are down".to_owned()),
-            });
+fn silo_hint(state: SiloState) -> Option<&'static str> {
+    match state {
+        SiloState::Up | SiloState::Unknown => None,
+        SiloState::Down => Some("on that machine, name all its silos: infinit node run --silo DIR"),
+        SiloState::Damaged => {
+            Some("volumes go on with their other copies; on that machine, a new disk: infinit node run --silo DIR")
         }
-        for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
-            warnings.push(Warning {
-                message: format!("node {} is down", node.name),
-                hint: Some("on that machine: infinit node run".to_owned()),
-            });
+        SiloState::Foreign => {
+            Some("on that machine, put the former silo back, or give an empty directory: infinit node run --silo DIR")
         }
-        for (node, silo) in nodes.iter().flat_map(|node| node.silos.iter().map(move |silo| (node, silo))) {
-            if let Some(reason) = &silo.reason {
-                warnings.push(Warning {
-                    message: format!("silo {} on {} is out of service: {reason}", silo.id.short(), node.name),
-                    hint: None,
-                });
-            }
-        }
-        warnings
+        SiloState::Stalled => Some("on that machine, look after the disk: journalctl -k says more"),
     }
 }
 
-/// A volume's health from its slots': the worst of them.
+/// A volume's health from its slots': the worst of them; why, and what would mend it.
 fn health(
-    state: &ClusterState,
     volume: &Volume,
+    holder: Option<&str>,
     report: Option<&AttachedReport>,
-    slots: &[api::Slot],
+    slots: &[(api::Slot, Option<String>)],
 ) -> (VolumeState, Option<String>, Option<String>) {
-    let Some(attachment) = &volume.attachment else { return (VolumeState::Detached, None, None) };
     let name = &volume.name;
-    let holder = state.node_label(attachment.node);
+    let of_slot = |(slot, mend): &(api::Slot, Option<String>)| {
+        let reason = slot.reason.as_ref().map(|reason| format!("slot {}: {reason}", slot.slot));
+        (slot.state, reason, mend.clone())
+    };
+    let (Some(attachment), Some(holder)) = (&volume.attachment, holder) else {
+        let stuck = slots.iter().find(|(slot, _)| copies::unattachable(slot)).map(of_slot);
+        return stuck.unwrap_or((VolumeState::Detached, None, None));
+    };
     if attachment.export_closed {
         let reason = "the machines lost power while it was attached, and answered writes may be lost".to_owned();
         return (
@@ -328,34 +353,7 @@ fn health(
         let mend = format!("start that node, or elsewhere: infinit volume attach {name} --takeover");
         return (VolumeState::Suspended, Some(reason), Some(mend));
     }
-    let worst = slots.iter().find(|slot| slot.state == VolumeState::Suspended);
-    let worst = worst.or_else(|| slots.iter().find(|slot| slot.state == VolumeState::Degraded));
-    match worst {
-        None => (VolumeState::Healthy, None, None),
-        Some(slot) => {
-            let reason = slot.reason.as_ref().map(|reason| format!("slot {}: {reason}", slot.slot));
-            let down: Vec<String> = slot
-                .replicas
-                .iter()
-                .filter(|replica| replica.state == ReplicaState::Down)
-                .map(|replica| replica.node.name.clone())
-                .collect();
-            let mend = (!down.is_empty()).then(|| format!("start node {}", down.join(" or ")));
-            (slot.state, reason, mend)
-        }
-    }
-}
-
-/// One copy: as its writer sees it if there is one, else whether its node is up.
-fn replica(silo: SiloId, node: NodeRef, told: Option<&SiloReport>, up: bool) -> api::Replica {
-    let state = match told.map(|told| &told.state) {
-        Some(SiloState::Live) => ReplicaState::UpToDate,
-        Some(SiloState::CatchingUp | SiloState::Joining | SiloState::Leased(_)) => ReplicaState::CatchingUp,
-        Some(SiloState::Unreachable) => ReplicaState::Down,
-        Some(SiloState::Damaged | SiloState::Foreign | SiloState::Faulted(_)) => ReplicaState::Damaged,
-        None if up => ReplicaState::UpToDate,
-        None => ReplicaState::Down,
-    };
-    let behind_writes = told.and_then(|told| told.behind_writes).unwrap_or_default();
-    api::Replica { silo, node, state, behind_bytes: 0, behind_writes }
+    let worst = slots.iter().find(|(slot, _)| slot.state == VolumeState::Suspended);
+    let worst = worst.or_else(|| slots.iter().find(|(slot, _)| slot.state == VolumeState::Degraded));
+    worst.map_or((VolumeState::Healthy, None, None), of_slot)
 }

@@ -51,6 +51,16 @@ impl Silo {
         Ok(delta)
     }
 
+    /// The newest version of a block as a transfer record, verified; none if the block holds no data.
+    pub fn version(&self, key: SlotKey, block: u64) -> Result<Option<Record>> {
+        let slot = self.find(key)?;
+        let versions = self.current_versions(&slot, block, 1)?;
+        match versions[0].place {
+            Place::Data { .. } => self.record_of(key, block, &versions).map(Some),
+            Place::Zero | Place::Hole => Ok(None),
+        }
+    }
+
     fn read_extent(&self, slot: &Slot, extent: u64, base: Seq) -> Result<(ExtentListing, Vec<Record>)> {
         let first = extent * EXTENT_BLOCKS;
         let (floor, versions) = self.versions_as_of(slot, first, EXTENT_BLOCKS)?;

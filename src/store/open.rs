@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use redb::{ReadTransaction, ReadableTable};
@@ -73,6 +73,7 @@ impl Silo {
             fault: fault.map_or_else(OnceLock::new, OnceLock::from),
             findings: Vec::new(),
             pending_versions: AtomicU64::new(0),
+            unsaved_peers: AtomicBool::new(false),
             pending_bytes: AtomicU64::new(0),
             checkpointing: Mutex::new(()),
             options,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::base::id::{Epoch, Incarnation, NetworkId, Seq, SiloId, SlotKey};
+use crate::store::checkpoint::save_row;
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::Index;
@@ -81,6 +82,8 @@ pub struct Silo {
     pub(crate) pending_versions: AtomicU64,
     /// Bytes appended to the log since then.
     pub(crate) pending_bytes: AtomicU64,
+    /// A slot has reports of other silos that are not in its row.
+    pub(crate) unsaved_peers: AtomicBool,
     pub(crate) checkpointing: Mutex<()>,
     pub(crate) _lock: Box<dyn DiskLock>,
 }
@@ -187,10 +190,42 @@ impl Silo {
         Ok(())
     }
 
-    /// What the writer reports of the slot's other silos. Kept in memory until the next checkpoint or commit.
+    /// What the writer reports of the slot's silos. Kept in memory until [`Silo::save_peers`], or until the next
+    /// checkpoint or commit.
     pub fn set_peers(&self, key: SlotKey, peers: Vec<(SiloId, Epoch, Seq)>) -> Result<()> {
-        self.find(key)?.write().state.peers = peers;
+        let slot = self.find(key)?;
+        let mut content = slot.write();
+        content.state.peers = peers;
+        content.unsaved_peers = true;
+        drop(content);
+        self.unsaved_peers.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether something was reported that a power loss would take.
+    pub fn has_unsaved_peers(&self) -> bool {
+        self.unsaved_peers.load(Ordering::Relaxed)
+    }
+
+    /// Makes what was reported durable. May run beside appends.
+    pub fn save_peers(&self) -> Result<()> {
+        self.check_fault()?;
+        let turn = self.index.turn(false);
+        if !self.unsaved_peers.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let slots: Vec<_> = self.all_slots().into_iter().filter(|slot| slot.read().unsaved_peers).collect();
+        self.guard(turn.write(|txn| {
+            for slot in &slots {
+                let mut content = slot.write();
+                // A slot that was forgotten meanwhile has no row any more.
+                if !content.forgotten {
+                    content.unsaved_peers = false;
+                    save_row(txn, slot.key, &content, slot.number)?;
+                }
+            }
+            Ok(())
+        }))
     }
 
     /// Whether a checkpoint should be made soon.

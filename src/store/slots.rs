@@ -38,6 +38,8 @@ pub(crate) struct Slot {
 /// What the slot holds in memory.
 pub(crate) struct Content {
     pub(crate) state: SlotState,
+    /// What the writer reports of the other silos is not in the slot's row yet.
+    pub(crate) unsaved_peers: bool,
     /// As in the slot's row: what lies before it in the log is not replayed.
     pub(crate) position: Position,
     /// `applied` as in the slot's row: where replay begins to raise it.
@@ -110,6 +112,7 @@ impl Slot {
         let content = Content {
             saved_applied: row.state.applied,
             state: row.state,
+            unsaved_peers: false,
             position: row.position,
             settles: row.settles,
             live_committed: Seq::ZERO,

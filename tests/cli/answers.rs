@@ -5,6 +5,7 @@ use infinit::daemon::api::{
     Attachment, Cluster, Durability, Invitation, Network, Node, NodeRef, NodeState, Replica, ReplicaState, Role, Silo,
     SiloState, Slot, Status, Volume, VolumeState, VolumeStatus, Warning,
 };
+use infinit::interface::nbd::Counts;
 
 const CREATED: &str = "2026-11-22T10:00:00Z";
 
@@ -34,7 +35,7 @@ pub fn nodes() -> Vec<Node> {
             reason: down.then(|| "its node is down".into()),
             path: (number == 1).then(|| "/data".into()),
             capacity_bytes: 500 << 30,
-            used_bytes: (1 << 30) + (512 << 20),
+            used_bytes: (!down).then_some((1 << 30) + (512 << 20)),
         };
         Node {
             id,
@@ -78,7 +79,6 @@ pub fn volumes() -> Vec<Volume> {
         id: VolumeId([number; 16]),
         name: name.into(),
         size_bytes: 20 << 30,
-        used_bytes: Some(1 << 30),
         replicas: 3,
         durability: Durability::Flush,
         lease_ms: 5000,
@@ -99,31 +99,65 @@ pub fn volumes() -> Vec<Volume> {
             mend: Some("start host-b or host-c again".into()),
             ..volume(2, "mail", VolumeState::Suspended)
         },
-        Volume { used_bytes: None, attachment: None, replicas: 1, ..volume(3, "old", VolumeState::Detached) },
+        Volume { attachment: None, replicas: 1, ..volume(3, "old", VolumeState::Detached) },
         Volume { size_bytes: (1 << 40) + (1 << 39), ..volume(4, "logs", VolumeState::Healthy) },
     ]
 }
 
 pub fn volume_status(volume: Volume) -> VolumeStatus {
-    let replica = |number: u8, state, behind_bytes, behind_writes| Replica {
+    let replica = |number: u8, state, behind: Option<(u64, u64)>| Replica {
         silo: SiloId([number + 16; 16]),
         node: node_ref(number),
         state,
-        behind_bytes,
-        behind_writes,
+        behind_bytes: behind.map(|(bytes, _)| bytes),
+        behind_writes: behind.map(|(_, writes)| writes),
+        moved_bytes: None,
     };
-    let slot = |index, last, reason: Option<&str>| Slot {
+    let slot = |index, reason: Option<&str>, replicas: [Replica; 3]| Slot {
         slot: SlotIndex(index),
         configuration: ConfigNumber(1),
         state: volume.state,
         reason: reason.map(Into::into),
-        replicas: vec![replica(1, ReplicaState::UpToDate, 0, 0), replica(2, ReplicaState::CatchingUp, 4096, 1), last],
+        replicas: replicas.into(),
     };
+    if volume.attachment.is_none() {
+        let idle = |number| replica(number, ReplicaState::Idle, None);
+        let down = replica(3, ReplicaState::Down, None);
+        let slots = vec![slot(0, Some("the copy on host-c is down"), [idle(1), idle(2), down])];
+        return VolumeStatus { volume, clients: None, slots };
+    }
+    let moved = Replica { moved_bytes: Some(3 << 20), ..replica(2, ReplicaState::CatchingUp, None) };
+    let good = |number, behind| replica(number, ReplicaState::UpToDate, Some(behind));
     let slots = vec![
-        slot(0, replica(3, ReplicaState::Down, 12 << 20, 3072), Some("host-c is down")),
-        slot(1, replica(3, ReplicaState::Damaged, 0, 0), None),
+        slot(
+            0,
+            Some("the copy on host-c is down, 12MiB behind"),
+            [good(1, (0, 0)), good(2, (4096, 1)), replica(3, ReplicaState::Down, Some((12 << 20, 3072)))],
+        ),
+        slot(
+            1,
+            Some("the copy on host-b is catching up, 3MiB moved so far"),
+            [good(1, (0, 0)), moved, replica(3, ReplicaState::Damaged, None)],
+        ),
+        slot(
+            2,
+            None,
+            [good(1, (0, 0)), replica(2, ReplicaState::Stalled, None), replica(3, ReplicaState::Foreign, None)],
+        ),
     ];
-    VolumeStatus { volume, slots }
+    let clients = Counts {
+        connections: 3,
+        connections_open: 2,
+        reads: 40,
+        writes: 30,
+        flushes: 20,
+        trims: 10,
+        zeroes: 5,
+        read_bytes: 163_840,
+        written_bytes: 122_880,
+        errors: 1,
+    };
+    VolumeStatus { volume, clients: Some(clients), slots }
 }
 
 pub fn status() -> Status {

@@ -106,7 +106,8 @@ async fn ready(uri: Uri) -> Response {
         return refuse(Fault::timed_out("no quorum: 1 of 3 voters answers").hint("start host-b or host-c"));
     }
     let network = answers::network();
-    Json(api::Ready { node: network.node, network: network.name, nodes_up: 2, nodes: 3 }).into_response()
+    Json(api::Ready { node: network.node, network: network.name, nodes_up: 2, nodes_unknown: 0, nodes: 3 })
+        .into_response()
 }
 
 async fn node(Path(name): Path<String>) -> Response {

@@ -218,7 +218,18 @@ fn spawn(mut command: Command) -> std::process::Child {
 #[test]
 fn a_reader_that_leaves_is_no_error() {
     let daemon = Canned::start();
-    for args in [&["status"][..], &["--help"], &["volume", "list", "--output", "json"], &["completions", "zsh"]] {
+    let calls: [&[&str]; 9] = [
+        &["status"],
+        &["status", "--watch"],
+        &["--help"],
+        &["volume", "list", "--output", "json"],
+        &["volume", "status", "pg"],
+        &["volume", "attach", "pg"],
+        &["network", "invite", "-q"],
+        &["node", "show"],
+        &["completions", "zsh"],
+    ];
+    for args in calls {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = daemon.home.command(args).stdout(writer).output().unwrap();

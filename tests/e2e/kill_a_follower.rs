@@ -31,7 +31,7 @@ fn fio(cluster: &Cluster, uri: &str, round: u64) -> Child {
 /// Bytes in the silos of a node, as it says itself.
 fn used(cluster: &Cluster, node: usize) -> u64 {
     let status = cluster.status(node);
-    status.nodes.iter().filter(|node| node.this).flat_map(|node| &node.silos).map(|silo| silo.used_bytes).sum()
+    status.nodes.iter().filter(|node| node.this).flat_map(|node| &node.silos).filter_map(|silo| silo.used_bytes).sum()
 }
 
 #[test]

@@ -7,7 +7,9 @@
 //! `INFINIT_ROUNDS` says how often the tests that kill do so, and `INFINIT_ACCEPTANCE=1` makes everything as large as
 //! the acceptance of the product asks for.
 
+mod abuse;
 mod cluster;
+mod damage;
 mod demo;
 mod fencing;
 mod kill_a_follower;
@@ -20,6 +22,7 @@ mod namespace;
 mod networks;
 mod refusals;
 mod restart_all;
+mod standing;
 mod tokens;
 
 /// Whether to run at the size of the acceptance.

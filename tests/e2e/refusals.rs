@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use infinit::daemon::api::{DetachedVolume, VolumeState};
+use infinit::daemon::api::{DetachedVolume, ReplicaState, SiloState, VolumeState, VolumeStatus};
 
 use crate::e2e::cluster::{Cluster, eventually};
 
@@ -206,4 +206,13 @@ fn a_copy_of_a_silo_from_a_backup_is_not_taken_for_the_silo() {
         "{}",
         cluster.log(2)
     );
+    cluster.until(0, "the silo is foreign", |status| {
+        let told = status.warnings.iter().any(|warning| warning.message.contains("foreign") && warning.hint.is_some());
+        told && status.nodes.iter().flat_map(|node| &node.silos).any(|silo| silo.state == SiloState::Foreign)
+    });
+    let status: VolumeStatus = cluster.ask(0, &["volume", "status", "pg"]);
+    let copies: Vec<_> = status.slots[0].replicas.iter().map(|replica| replica.state).collect();
+    assert_eq!(copies.iter().filter(|state| **state == ReplicaState::Foreign).count(), 1, "{status:#?}");
+    assert!(status.volume.reason.as_ref().is_some_and(|reason| reason.contains("foreign")), "{status:#?}");
+    assert!(status.volume.mend.as_ref().is_some_and(|mend| mend.contains("put back")), "{status:#?}");
 }

@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// A writer chose a history. `holders` counts the silos that have a record. Every answered write must be in it,
-    /// but for those that may be lost.
+    /// but for those that may be lost, and for those of later writers: this one was paused since it got the votes.
     pub fn chosen(
         &mut self,
         epoch: Epoch,
@@ -103,7 +103,8 @@ impl Ledger {
             };
         }
         let mut excused = BTreeSet::new();
-        for (stamp, entry) in self.entries().filter(|(_, entry)| entry.answered.is_some() || entry.safe) {
+        let earlier = self.entries().filter(|(stamp, _)| stamp.epoch < epoch);
+        for (stamp, entry) in earlier.filter(|(_, entry)| entry.answered.is_some() || entry.safe) {
             if !self.contains(vote, stamp) {
                 self.judge(vote, stamp, entry, holders(self, stamp))?;
                 excused.insert(stamp);

@@ -277,10 +277,16 @@ impl World {
         let bad = match &reply {
             FromSilo::Rare(_, _, Answer::Read { result: Err(refusal), .. })
             | FromSilo::Rare(_, _, Answer::Allocation { result: Err(refusal), .. })
-            | FromSilo::Rare(_, _, Answer::Delta { result: Err(refusal), .. }) => Some(format!("{refusal:?}")),
+            | FromSilo::Rare(_, _, Answer::Delta { result: Err(refusal), .. })
+            | FromSilo::Rare(_, _, Answer::Fetched { result: Err(refusal), .. }) => Some(format!("{refusal:?}")),
             _ => None,
         };
-        if let Some(refusal) = bad.filter(|refusal| !refusal.starts_with("Behind") && !refusal.starts_with("Fenced")) {
+        let decays = self.decays;
+        let lawful = |refusal: &String| {
+            let decayed = decays && refusal.starts_with("Damaged");
+            decayed || refusal.starts_with("Behind") || refusal.starts_with("Fenced")
+        };
+        if let Some(refusal) = bad.filter(|refusal| !lawful(refusal)) {
             let why = format!("s{} cannot read {request:?}: {refusal}", silo + 1);
             return self.fail(why);
         }

@@ -43,6 +43,8 @@ pub struct Temper {
     pub shape: Shape,
     pub lease: Duration,
     pub durability: Durability,
+    /// I/O fails after so long without a majority.
+    pub io_timeout: Option<Duration>,
     /// How long faults go on.
     pub fault_ns: u64,
     pub clients: usize,
@@ -70,6 +72,7 @@ impl Temper {
             shape,
             lease: Duration::from_secs(2),
             durability: Durability::Flush,
+            io_timeout: None,
             fault_ns: 0,
             clients: 0,
             depth: 1,
@@ -120,6 +123,7 @@ impl Temper {
             shape,
             lease: Duration::from_millis(*dice.pick(&[600, 1500, 5000]).unwrap_or(&1500)),
             durability: if dice.chance(850) { Durability::Flush } else { Durability::Write },
+            io_timeout: dice.chance(150).then(|| Duration::from_millis(dice.between(20, 2000))),
             fault_ns: dice.between(3, 14) * SECOND,
             clients: dice.between(1, 4) as usize,
             depth: dice.between(1, 6) as usize,

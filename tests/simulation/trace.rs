@@ -70,6 +70,8 @@ pub fn to_silo(message: &ToSilo) -> String {
             Request::Delta { slot, base, floor, from_extent, .. } => {
                 format!("delta slot {slot} above {base} floor {floor} from extent {from_extent}")
             }
+            Request::Fetch { slot, block, floor, .. } => format!("fetch slot {slot} block {block} floor {floor}"),
+            Request::Repair { slot, block, parcel, .. } => format!("repair slot {slot} block {block}: {parcel:?}"),
             Request::Release { epoch } => format!("release {epoch}"),
         },
     }
@@ -109,6 +111,11 @@ pub fn from_silo(message: &FromSilo) -> String {
                 Ok((parcel, _)) => format!("delta: {parcel:?}"),
                 Err(refusal) => format!("delta refused: {refusal:?}"),
             },
+            Answer::Fetched { result, .. } => match result {
+                Ok(parcel) => format!("fetched: {parcel:?}"),
+                Err(refusal) => format!("fetch refused: {refusal:?}"),
+            },
+            Answer::Repaired { slot, block, mended, .. } => format!("repaired slot {slot} block {block}: {mended}"),
             Answer::Released { epoch } => format!("released {epoch}"),
         },
     }

@@ -93,6 +93,10 @@ pub struct World {
     pub settled: bool,
     /// Writers attach anew by themselves after they ended.
     pub persistent: bool,
+    /// Bits decay on the disks: reads of damaged blocks are refused.
+    pub decays: bool,
+    /// A script expects errors, and looks at them itself.
+    pub errors_are_lawful: bool,
     /// Messages that a script loses: to this silo, if this says so.
     pub losses: Vec<(usize, Losing)>,
     pub failure: Option<String>,
@@ -124,6 +128,8 @@ impl World {
             quiet: false,
             settled: false,
             persistent: true,
+            decays: false,
+            errors_are_lawful: false,
             losses: Vec::new(),
             failure: None,
             counts: BTreeMap::new(),

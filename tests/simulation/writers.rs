@@ -89,6 +89,8 @@ impl World {
             resumes,
             lease: self.temper.lease,
             durability: self.temper.durability,
+            io_timeout: self.temper.io_timeout,
+            accept_loss: false,
             slot_bytes: shape.slot_bytes,
             slots,
             incarnations: self.cluster.incarnations.clone(),
@@ -348,10 +350,13 @@ impl World {
             (Ok(Response::Data(bytes)), Kind::Read) => self.read_answered(at, &op, bytes),
             (Ok(Response::Runs(runs)), Kind::Allocation) => self.runs_answered(at, &op, runs),
             (Err(RequestError::Fenced), _) => Ok(()),
+            // A write may still take effect, as one that was never answered.
+            (Err(RequestError::TimedOut), _) if self.temper.io_timeout.is_some() => Ok(()),
             (Err(RequestError::NoSpace | RequestError::Abandoned), _) if op.changes() => {
                 self.registers.void(self.writers[at].epoch, op.tag, op.position, op.length);
                 Ok(())
             }
+            (Err(_), _) if self.errors_are_lawful => Ok(()),
             _ => Err(format!("request {op:?} was answered with {result:?}")),
         };
         self.check(checked);

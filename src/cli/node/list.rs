@@ -26,7 +26,7 @@ pub fn table(terminal: &Terminal, nodes: &[Node]) -> String {
     for node in nodes {
         let own = if node.this { "*" } else { "" };
         let stores = !node.silos.is_empty();
-        let used: u64 = node.silos.iter().map(|silo| silo.used_bytes).sum();
+        let used: Option<u64> = node.silos.iter().map(|silo| silo.used_bytes).sum();
         let capacity: u64 = node.silos.iter().map(|silo| silo.capacity_bytes).sum();
         grid.row(vec![
             plain(format!("{}{own}", node.name)),
@@ -37,7 +37,7 @@ pub fn table(terminal: &Terminal, nodes: &[Node]) -> String {
             optional(node.addresses.first().cloned()),
             optional(node.zone.clone()),
             plain(node.silos.len().to_string()),
-            optional(stores.then(|| Size(used).to_string())),
+            optional(used.filter(|_| stores).map(|used| Size(used).to_string())),
             optional(stores.then(|| Size(capacity).to_string())),
         ]);
     }

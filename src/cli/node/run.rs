@@ -46,12 +46,13 @@ impl RunArgs {
 }
 
 /// The log goes to stderr, where systemd's journal and a person both find it. `INFINIT_LOG` says in tracing's filter
-/// language what is logged; without it, `-q` and `-v` do.
+/// language what is logged; without it, `-q` and `-v` do. The consensus library warns of each message that a node which
+/// is down does not get, several times a second: the daemon says itself, once, who is not reached.
 fn start_log(context: &Context) {
     let level = match (context.terminal.is_quiet(), context.terminal.verbose()) {
-        (true, _) => "warn",
-        (false, 0) => "infinit=info,warn",
-        (false, 1) => "infinit=debug,info",
+        (true, _) => "warn,openraft=error",
+        (false, 0) => "infinit=info,openraft=error,warn",
+        (false, 1) => "infinit=debug,openraft=error,info",
         (false, _) => "trace",
     };
     let filter = EnvFilter::try_from_env("INFINIT_LOG").unwrap_or_else(|_| EnvFilter::new(level));
@@ -59,7 +60,9 @@ fn start_log(context: &Context) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(context.terminal.colored_err())
-        .with_target(context.terminal.verbose() > 0);
+        .with_target(context.terminal.verbose() > 0)
+        // A log that nobody reads any more is no reason to end, and cannot be complained of on the same stderr.
+        .log_internal_errors(false);
     // A second initialization in one process would fail; there is none, and a lost log is no reason not to run.
     let _ = log.try_init();
 }

@@ -51,7 +51,7 @@ fn silos(terminal: &Terminal, node: &Node) -> String {
         grid.row(vec![
             plain(silo.id.short()),
             silo.state.cell(),
-            plain(Size(silo.used_bytes).to_string()),
+            optional(silo.used_bytes.map(|used| Size(used).to_string())),
             plain(Size(silo.capacity_bytes).to_string()),
             optional(silo.path.as_ref().map(|path| path.display().to_string())),
             optional(silo.reason.clone()),

@@ -34,8 +34,12 @@ impl WaitArgs {
         let ready = ready?;
         // Only now is it certain that a daemon answers, so only now is it asked whose it is.
         context.daemon().await?;
+        let unknown = match ready.nodes_unknown {
+            0 => String::new(),
+            unknown => format!(", {unknown} not asked yet"),
+        };
         context.terminal.note(&format!(
-            "node {} is ready: network {} has a quorum, {} of {} nodes up",
+            "node {} is ready: network {} has a quorum, {} of {} nodes up{unknown}",
             ready.node.name, ready.network, ready.nodes_up, ready.nodes
         ));
         context.terminal.show(&ready, String::new)

@@ -26,6 +26,9 @@ pub struct CreateArgs {
     /// Let a writer that vanished keep others out for this time
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = value::lease)]
     lease: Span,
+    /// Let I/O fail after this time without a majority of the copies [default: it waits and goes on by itself]
+    #[arg(long, value_name = "TIME", value_parser = value::io_timeout)]
+    io_timeout: Option<Span>,
 }
 
 /// When a write is answered.
@@ -49,6 +52,7 @@ impl CreateArgs {
             replicas: self.replicas,
             durability,
             lease_ms: value::millis(self.lease),
+            io_timeout_ms: self.io_timeout.map(value::millis),
         };
         let volume: Volume = context.daemon().await?.post("/v1/volumes", &request).await?;
         let copies = if volume.replicas == 1 { "a single copy" } else { &format!("{} copies", volume.replicas) };

@@ -24,12 +24,11 @@ impl ListArgs {
 
 /// The volumes, a row each.
 pub fn table(terminal: &Terminal, volumes: &[Volume]) -> String {
-    let mut grid = Grid::new(terminal, &["VOLUME", "SIZE", "USED", "COPIES", "STATE", "ATTACHED TO"]);
+    let mut grid = Grid::new(terminal, &["VOLUME", "SIZE", "COPIES", "STATE", "ATTACHED TO"]);
     for volume in volumes {
         grid.row(vec![
             plain(&volume.name),
             plain(Size(volume.size_bytes).to_string()),
-            optional(volume.used_bytes.map(|bytes| Size(bytes).to_string())),
             plain(volume.replicas.to_string()),
             volume.state.cell(),
             optional(volume.attachment.as_ref().map(|attachment| attachment.node.name.clone())),

@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod detach;
 pub mod list;
+mod recover;
 mod status;
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,7 @@ pub enum VolumeCommand {
     Status(status::StatusArgs),
     Attach(attach::AttachArgs),
     Detach(detach::DetachArgs),
+    Recover(recover::RecoverArgs),
     Delete(delete::DeleteArgs),
 }
 
@@ -31,6 +33,7 @@ impl VolumeCommand {
             VolumeCommand::Status(args) => args.run(context).await,
             VolumeCommand::Attach(args) => args.run(context).await,
             VolumeCommand::Detach(args) => args.run(context).await,
+            VolumeCommand::Recover(args) => args.run(context).await,
             VolumeCommand::Delete(args) => args.run(context).await,
         }
     }

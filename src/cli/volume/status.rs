@@ -35,7 +35,6 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.fact("because", volume.reason.clone());
     grid.fact("to mend it", volume.mend.clone());
     grid.fact("size", Size(volume.size_bytes).to_string());
-    grid.fact("used", volume.used_bytes.map(|bytes| Size(bytes).to_string()));
     grid.fact("copies", volume.replicas.to_string());
     grid.fact("durability", volume.durability.to_string());
     grid.fact("lease", Span(std::time::Duration::from_millis(volume.lease_ms)).to_string());
@@ -45,6 +44,7 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
         grid.fact("attached to", place);
         grid.fact("served at", attachment.nbd_uri.clone().unwrap_or_else(|| "the export is closed".to_owned()));
     }
+    grid.fact("clients", status.clients.map(|counts| format!("{} connected", counts.connections_open)));
     grid.finish()
 }
 
@@ -69,8 +69,14 @@ fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.finish()
 }
 
+/// What a copy lacks, or what it has received of that; nothing where it lacks nothing or nobody knows.
 fn behind(replica: &Replica) -> Option<String> {
-    let Replica { behind_bytes, behind_writes, .. } = *replica;
-    let writes = if behind_writes == 1 { "write" } else { "writes" };
-    (behind_bytes > 0 || behind_writes > 0).then(|| format!("{}, {behind_writes} {writes}", Size(behind_bytes)))
+    if let Some(moved @ 1..) = replica.moved_bytes {
+        return Some(format!("{} moved", Size(moved)));
+    }
+    let size = replica.behind_bytes.filter(|bytes| *bytes > 0).map(|bytes| Size(bytes).to_string());
+    let writes = replica.behind_writes.filter(|writes| *writes > 0);
+    let writes = writes.map(|writes| format!("{writes} {}", if writes == 1 { "write" } else { "writes" }));
+    let parts: Vec<String> = size.into_iter().chain(writes).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }

@@ -45,6 +45,7 @@ enum Input {
     Request(Request, Answer),
     Report(oneshot::Sender<Report>),
     Fence(Epoch),
+    RetainedBytesMax(usize),
     Confirmed(Vec<(SiloId, Incarnation)>),
     Release,
 }
@@ -110,6 +111,12 @@ impl DriverHandle {
                 }
             }
         });
+    }
+
+    /// The writer's share of the bytes of writes that this node may remember.
+    pub fn set_retained_bytes_max(&self, bytes: usize) {
+        // A writer that has ended remembers nothing.
+        let _ = self.inputs.send(Input::RetainedBytesMax(bytes));
     }
 
     /// The cluster state knows a higher epoch.
@@ -209,6 +216,7 @@ impl Driver {
                 let _ = answer.send(self.writer.report(now));
             }
             Input::Fence(epoch) => self.writer.fence(epoch),
+            Input::RetainedBytesMax(bytes) => self.writer.set_retained_bytes_max(bytes),
             Input::Confirmed(known) => {
                 for (silo, incarnation) in known {
                     self.writer.confirmed(silo, incarnation);

@@ -178,6 +178,13 @@ impl Keeper {
                     .collect();
                 self.silo.commit(&commits)?;
             }
+            Effect::Repair { session, key, epoch, block, records } => {
+                self.write_batch()?;
+                let mended = self.repair(key, block, &records)?;
+                let incarnation = self.acceptor.opening().incarnation;
+                let answer = Answer::Repaired { slot: key.slot, epoch, incarnation, block, mended };
+                outcome.replies.push((session, FromSilo::Rare(self.silo.id(), key.volume, answer)));
+            }
             Effect::ReplyChanged { session, key, epoch, attempt, base } => {
                 self.write_batch()?;
                 let changed = self.silo.changed_extents(key, base)?;
@@ -187,6 +194,24 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Stores damaged blocks again. What cannot be taken leaves them damaged, which the next read finds out; only a
+    /// failing disk takes the silo out of service.
+    fn repair(&self, key: SlotKey, block: u64, records: &[Record]) -> Result<u64, StoreError> {
+        let mut mended = 0;
+        for record in records {
+            match self.silo.repair(record) {
+                Ok(blocks) => mended += blocks,
+                Err(StoreError::NoSpace | StoreError::OutOfRange | StoreError::BadRecord(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (silo, slot) = (self.silo.id().short(), key.slot);
+        if mended > 0 {
+            tracing::warn!("silo {silo}: block {block} of slot {slot} was damaged and is repaired from another copy");
+        }
+        Ok(mended)
     }
 
     /// The point up to which this silo's history agrees with all others is the store's to say: after an adoption it
@@ -264,6 +289,18 @@ pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
                 (parcel, delta.next_extent)
             });
             Answer::Delta { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        Request::Fetch { id, slot, epoch, block, .. } => {
+            let key = SlotKey { volume, slot: *slot };
+            let result = silo.version(key, *block).map_err(read_refusal).map(|version| {
+                let mut records = BytesMut::new();
+                if let Some(record) = version {
+                    records.extend_from_slice(&record.head);
+                    records.extend_from_slice(&record.payload);
+                }
+                Parcel { listings: Vec::new(), records: records.freeze() }
+            });
+            Answer::Fetched { id: *id, result: still_serves(silo, key, *epoch).and(result) }
         }
         // The acceptor serves nothing else.
         _ => Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: Refusal::OutOfStep },

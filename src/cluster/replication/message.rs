@@ -148,6 +148,22 @@ pub enum Request {
     Release {
         epoch: Epoch,
     },
+    /// Asks for the newest version of one block, with its stamp: another silo's copy of it is damaged.
+    Fetch {
+        id: u64,
+        slot: SlotIndex,
+        epoch: Epoch,
+        floor: Seq,
+        block: u64,
+    },
+    /// A block that is damaged here, as another silo has it: taken only if it is exactly the indexed version.
+    Repair {
+        slot: SlotIndex,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        block: u64,
+        parcel: Parcel,
+    },
 }
 
 /// What the writer knows of a slot and tells its silos.
@@ -276,6 +292,19 @@ pub enum Answer {
     },
     Released {
         epoch: Epoch,
+    },
+    /// The block's version as a transfer record; nothing if it holds no data.
+    Fetched {
+        id: u64,
+        result: Result<Parcel, ReadRefusal>,
+    },
+    /// So many blocks were stored again: none if the version sent is not the indexed one.
+    Repaired {
+        slot: SlotIndex,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        block: u64,
+        mended: u64,
     },
 }
 

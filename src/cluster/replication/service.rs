@@ -4,6 +4,7 @@
 //! for everyone who waits for durability by then, while appends go on.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -21,6 +22,9 @@ use crate::store::silo::Silo;
 const BATCH_MESSAGES_MAX: usize = 256;
 /// How often free space is looked at.
 const SPACE_CHECK_EVERY: Duration = Duration::from_millis(200);
+/// How old what silos report of one another may be on the disk, while there is I/O: it tells, after a power loss, which
+/// of them lost something (rule 14).
+const PEERS_SAVE_EVERY: Duration = Duration::from_secs(2);
 
 /// Where a session's answers go.
 pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
@@ -43,7 +47,9 @@ pub struct SiloHandle {
     id: SiloId,
     silo: Arc<Silo>,
     inbox: Sender<Input>,
-    next_session: Arc<std::sync::atomic::AtomicU64>,
+    next_session: Arc<AtomicU64>,
+    /// When the sync that runs now began, 0 if none does.
+    sync_began: Arc<AtomicU64>,
 }
 
 /// The threads of a running silo.
@@ -59,8 +65,13 @@ impl SiloService {
         let (inbox, messages) = channel();
         let (syncs, sync_requests) = channel();
         let (checkpoints, checkpoint_requests) = channel();
-        let handle =
-            SiloHandle { id: silo.id(), silo: silo.clone(), inbox: inbox.clone(), next_session: Arc::default() };
+        let handle = SiloHandle {
+            id: silo.id(),
+            silo: silo.clone(),
+            inbox: inbox.clone(),
+            next_session: Arc::default(),
+            sync_began: Arc::default(),
+        };
         let keeper = Keeper::new(silo.clone(), boot, Moment::now());
         let worker = Worker {
             keeper,
@@ -70,15 +81,16 @@ impl SiloService {
             checkpoints,
             syncing: false,
             checked_at: Moment::default(),
+            peers_saved_at: Moment::default(),
         };
         let name = silo.id().short();
-        let sync_silo = silo.clone();
+        let (sync_silo, sync_began) = (silo.clone(), handle.sync_began.clone());
         let checkpoint_silo = silo;
         let threads = vec![
             std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || worker.run(&messages))?,
             std::thread::Builder::new()
                 .name(format!("sync-{name}"))
-                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox))?,
+                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox, &sync_began))?,
             std::thread::Builder::new()
                 .name(format!("ckpt-{name}"))
                 .spawn(move || run_checkpoints(&checkpoint_silo, &checkpoint_requests))?,
@@ -115,7 +127,7 @@ impl SiloHandle {
 
     /// Opens a session for a connection; its answers go to the sink, from the silo's threads.
     pub fn open(&self, sink: Sink) -> Session {
-        let session = self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        let session = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
         self.send(Input::Opened(session, sink));
         session
     }
@@ -142,6 +154,12 @@ impl SiloHandle {
     /// The volume was deleted.
     pub fn forget(&self, volume: VolumeId) {
         self.send(Input::Forget(volume));
+    }
+
+    /// Since when the disk has owed the end of a sync, if one runs.
+    pub fn syncing_since(&self) -> Option<Moment> {
+        let began = self.sync_began.load(Ordering::Relaxed);
+        (began > 0).then_some(Moment(began))
     }
 
     /// Asks the worker for something about its acceptor.
@@ -188,6 +206,7 @@ struct Worker {
     checkpoints: Sender<()>,
     syncing: bool,
     checked_at: Moment,
+    peers_saved_at: Moment,
 }
 
 impl Worker {
@@ -223,7 +242,11 @@ impl Worker {
         }
         let outcome = self.keeper.process(now, messages.drain(..));
         self.dispatch(outcome);
-        if self.keeper.silo().checkpoint_due() {
+        let save_peers = now.since(self.peers_saved_at) >= PEERS_SAVE_EVERY && self.keeper.silo().has_unsaved_peers();
+        if save_peers {
+            self.peers_saved_at = now;
+        }
+        if save_peers || self.keeper.silo().checkpoint_due() {
             // The checkpoint thread lives as long as this one.
             let _ = self.checkpoints.send(());
         }
@@ -292,9 +315,11 @@ impl Worker {
     }
 }
 
-fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>) {
+fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>, began: &AtomicU64) {
     while let Ok(marks) = requests.recv() {
+        began.store(Moment::now().0, Ordering::Relaxed);
         let result = silo.sync();
+        began.store(0, Ordering::Relaxed);
         if inbox.send(Input::Synced(marks, result)).is_err() {
             return;
         }
@@ -304,6 +329,9 @@ fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Send
 fn run_checkpoints(silo: &Silo, requests: &Receiver<()>) {
     while requests.recv().is_ok() {
         while requests.try_recv().is_ok() {}
+        if let Err(error) = silo.save_peers() {
+            tracing::error!("silo {} cannot save what others report: {error}", silo.id().short());
+        }
         if !silo.checkpoint_due() {
             continue;
         }

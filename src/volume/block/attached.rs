@@ -183,6 +183,7 @@ fn io_error(error: RequestError) -> IoError {
         RequestError::NoSpace => IoError::NoSpace,
         RequestError::Abandoned => IoError::Abandoned,
         RequestError::Fenced => IoError::Shutdown,
+        RequestError::TimedOut => IoError::TimedOut,
         RequestError::Unreadable => IoError::Unreadable("every copy of a block is damaged".to_owned()),
     }
 }

@@ -3,6 +3,7 @@
 
 mod epochs;
 mod histories;
+mod limits;
 mod lives;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::path::Path;
 use infinit::base::block::BLOCK_BYTES;
 use infinit::cluster::replication::message::ToSilo;
 use infinit::cluster::replication::writer::{RequestError, Response};
+use infinit::store::disk::Disk;
 use infinit::store::faulty::Crash;
 
 use super::dice::Dice;
@@ -105,6 +107,11 @@ impl Script {
         assert!(tags.iter().all(|tag| *tag == expected), "block {block} has {tags:?}\n{}", self.text());
     }
 
+    /// From here on requests may fail for want of a whole copy or of time.
+    fn lawful_errors(&mut self) {
+        self.world.errors_are_lawful = true;
+    }
+
     /// Whether a request is still open.
     fn is_open(&self, writer: usize, tag: Tag) -> bool {
         self.world.writers[writer].ops.contains_key(&tag)
@@ -131,6 +138,28 @@ impl Script {
     fn open(&mut self, silo: usize) {
         self.world.at(0, Event::Reopen(silo - 1));
         self.wait(1);
+    }
+
+    /// Flips a bit of a written block where a silo has it on its disk.
+    fn decay(&mut self, silo: usize, block: u64, written: Tag) {
+        let bytes = super::workload::content(written, block * BLOCK_BYTES, BLOCK_BYTES);
+        let disk = &self.world.silos[silo - 1].disk;
+        let names = disk.list().unwrap();
+        let place = names.iter().find_map(|name| {
+            let contents = disk.contents(name).unwrap();
+            let at = contents.windows(bytes.len()).position(|window| window == bytes)?;
+            Some((name, at as u64))
+        });
+        let (name, at) = place.expect("the silo has the block");
+        assert!(disk.flip_bit(name, at + 1000, 3));
+        self.world.decays = true;
+        self.world.note(|| format!("s{silo} has a flipped bit in block {block}"));
+    }
+
+    /// Whether a silo can read a block.
+    fn reads(&self, silo: usize, block: u64) -> bool {
+        let keeper = self.world.silos[silo - 1].keeper.as_ref().expect("the silo is open");
+        keeper.silo().read(super::world::key_of(0), block, 1).is_ok()
     }
 
     /// What a silo would vote, (A, S), and whether it is complete.

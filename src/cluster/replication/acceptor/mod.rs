@@ -39,6 +39,14 @@ pub enum Effect {
     Peers(SlotKey, Vec<(SiloId, Epoch, Seq)>),
     /// Somebody waits for durability: run a sync as soon as none runs.
     Sync,
+    /// Store these versions of damaged blocks again where they are the indexed ones, and answer how many were.
+    Repair {
+        session: Session,
+        key: SlotKey,
+        epoch: Epoch,
+        block: u64,
+        records: Vec<Record>,
+    },
     /// Read and answer; independent of what follows.
     Serve(Session, VolumeId, Request),
     /// List the extents changed above the base, put them into the answer and send it.
@@ -176,14 +184,15 @@ impl Acceptor {
                 out.push(self.reply(session, volume, reply));
             }
             Request::Release { epoch } => self.release(session, volume, epoch, out),
-            Request::Read { .. } | Request::Allocation { .. } | Request::Delta { .. } => {
+            Request::Read { .. } | Request::Allocation { .. } | Request::Delta { .. } | Request::Fetch { .. } => {
                 self.serve(session, volume, request, out);
             }
             Request::Sync { slot, .. }
             | Request::AdoptAsIs { slot, .. }
             | Request::CatchUp { slot, .. }
             | Request::Transfer { slot, .. }
-            | Request::Adopt { slot, .. } => {
+            | Request::Adopt { slot, .. }
+            | Request::Repair { slot, .. } => {
                 let key = SlotKey { volume, slot };
                 let Some(state) = self.slots.get_mut(&key) else {
                     out.push(self.refused(session, volume, Some(slot), Epoch::ZERO, Refusal::OutOfStep));
@@ -261,7 +270,8 @@ impl Acceptor {
         let (id, index, epoch, floor) = match &request {
             Request::Read { id, slot, epoch, floor, .. }
             | Request::Allocation { id, slot, epoch, floor, .. }
-            | Request::Delta { id, slot, epoch, floor, .. } => (*id, *slot, *epoch, *floor),
+            | Request::Delta { id, slot, epoch, floor, .. }
+            | Request::Fetch { id, slot, epoch, floor, .. } => (*id, *slot, *epoch, *floor),
             _ => return,
         };
         let refusal = match self.slots.get(&SlotKey { volume, slot: index }) {
@@ -275,6 +285,7 @@ impl Acceptor {
         let answer = match request {
             Request::Read { .. } => Answer::Read { id, result: Err(refusal) },
             Request::Allocation { .. } => Answer::Allocation { id, result: Err(refusal) },
+            Request::Fetch { .. } => Answer::Fetched { id, result: Err(refusal) },
             _ => Answer::Delta { id, result: Err(refusal) },
         };
         out.push(self.reply(session, volume, answer));

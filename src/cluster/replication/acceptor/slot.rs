@@ -279,7 +279,8 @@ impl Slot {
             | Request::AdoptAsIs { epoch, incarnation, .. }
             | Request::CatchUp { epoch, incarnation, .. }
             | Request::Transfer { epoch, incarnation, .. }
-            | Request::Adopt { epoch, incarnation, .. } => (*epoch, *incarnation),
+            | Request::Adopt { epoch, incarnation, .. }
+            | Request::Repair { epoch, incarnation, .. } => (*epoch, *incarnation),
             _ => return,
         };
         if let Some(reason) = self.frame_objection(epoch, incarnation, opening) {
@@ -293,6 +294,7 @@ impl Slot {
             Request::CatchUp { attempt, base, floor, .. } => self.catch_up(epoch, attempt, base, floor, out),
             Request::Transfer { attempt, cursor, parcel, .. } => self.transfer(attempt, cursor, parcel, opening, out),
             Request::Adopt { attempt, .. } => self.adopt(epoch, attempt, opening, out),
+            Request::Repair { block, parcel, .. } => self.repair(epoch, block, &parcel, out),
             _ => return,
         };
         if !taken {
@@ -395,6 +397,16 @@ impl Slot {
         self.state.applied = catching_up.live;
         self.commit_adoption(epoch, Change::Adopt { base: catching_up.base }, opening, out);
         out.push(self.adopted(attempt, opening));
+        true
+    }
+
+    /// A damaged block as another silo has it (rule 7): the store takes it only if it is exactly the indexed version.
+    fn repair(&mut self, epoch: Epoch, block: u64, parcel: &Parcel, out: &mut Vec<Effect>) -> bool {
+        let Some(records) = parcel.split(self.key) else { return false };
+        if self.state.adopted != epoch || self.state.incomplete.is_some() {
+            return false;
+        }
+        out.push(Effect::Repair { session: self.session, key: self.key, epoch, block, records });
         true
     }
 

@@ -184,9 +184,11 @@ impl Writer {
         let (parcel, next_extent) = match result {
             Ok(read) => read,
             Err(ReadRefusal::Fenced { promise }) => return self.fence(promise),
-            Err(ReadRefusal::Behind | ReadRefusal::Damaged { .. } | ReadRefusal::Faulted(_)) => {
-                return self.source_failed(index, silo, source);
+            Err(ReadRefusal::Damaged { block }) => {
+                self.source_failed(index, silo, source);
+                return self.damaged(now, index, source, block);
             }
+            Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => return self.source_failed(index, silo, source),
         };
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         catch_up.cursor += 1;

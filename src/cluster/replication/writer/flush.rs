@@ -3,7 +3,7 @@
 use crate::base::id::Seq;
 use crate::cluster::replication::message::Request;
 use crate::cluster::replication::order::RequestId;
-use crate::cluster::replication::writer::{Output, Phase, RETAINED_BYTES_MAX, RETAINED_WRITES_MAX, Response, Writer};
+use crate::cluster::replication::writer::{Output, Phase, RETAINED_WRITES_MAX, Response, Writer};
 
 /// A flush that waits.
 pub struct Flush {
@@ -74,7 +74,7 @@ impl Writer {
     pub(super) fn sync_if_half_full(&mut self, index: usize) {
         let slot = &self.slots[index];
         let share = self.slots.len().clamp(1, 8);
-        let bytes = RETAINED_BYTES_MAX / share / 2;
+        let bytes = self.retained_bytes_max / share / 2;
         let writes = RETAINED_WRITES_MAX / share / 2;
         if slot.retained_bytes >= bytes || slot.retained.len() >= writes {
             self.ask_for_sync(index, slot.last, true);

@@ -192,7 +192,7 @@ impl Writer {
     }
 
     /// Renews the leases and tells every silo what the others reported (rules 9 and 14).
-    fn heartbeat(&mut self, now: Moment) {
+    pub(super) fn heartbeat(&mut self, now: Moment) {
         let epoch = self.options.epoch;
         let targets: Vec<_> =
             self.links.iter().filter(|(_, link)| link.promised).map(|(silo, link)| (*silo, link.incarnation)).collect();

@@ -4,7 +4,7 @@
 //! Pure: events come in through [`Writer`]'s methods with the time, and [`Output`]s are taken with
 //! [`Writer::take_outputs`]. The write path in order of its files: [`requests`] (a request enters, is ordered and
 //! gets its number) → [`stream`] (records go out, acknowledgements come back, answers are given) → [`flush`];
-//! [`reads`]; [`recovery`] (promises, votes, the choice, adoption) and [`catchup`] bring silos to the stream;
+//! [`reads`], [`repairs`], [`suspension`]; [`recovery`] (promises, votes, the choice, adoption) and [`catchup`] bring silos to the stream;
 //! [`links`] is what is known of each silo; [`report`] tells people.
 
 pub mod catchup;
@@ -12,10 +12,12 @@ pub mod flush;
 pub mod links;
 pub mod reads;
 pub mod recovery;
+pub mod repairs;
 pub mod report;
 pub mod requests;
 pub mod slots;
 pub mod stream;
+pub mod suspension;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -29,11 +31,16 @@ use crate::cluster::replication::order::{Order, RequestId};
 use crate::cluster::replication::writer::flush::Flush;
 use crate::cluster::replication::writer::links::Link;
 use crate::cluster::replication::writer::reads::{ReadFor, ReadTask};
+use crate::cluster::replication::writer::repairs::{Damage, Repair};
 use crate::cluster::replication::writer::requests::Pending;
 use crate::cluster::replication::writer::slots::Slot;
 
 /// Bytes of writes that a volume remembers until a majority has them durably (rule 4).
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Bytes of writes that all volumes attached to a node remember together: their shares shrink beyond 16 volumes.
+pub const RETAINED_NODE_BYTES_MAX: usize = 1 << 30;
+/// No volume's share is smaller, so that each still keeps its silos' disks busy.
+pub const RETAINED_BYTES_MIN: usize = 1 << 20;
 /// Writes that a volume remembers.
 pub const RETAINED_WRITES_MAX: usize = 65_536;
 /// Bytes of the stream on their way to one silo of one slot, sent and not acknowledged (rule 4).
@@ -67,6 +74,10 @@ pub struct WriterOptions {
     pub resumes: Option<Epoch>,
     pub lease: Duration,
     pub durability: Durability,
+    /// I/O to a slot without a majority fails after so long; without a limit it waits (rule 11).
+    pub io_timeout: Option<Duration>,
+    /// Silos that lost something they once reported durable vote all the same: the operator accepts the loss (rule 14).
+    pub accept_loss: bool,
     pub slot_bytes: u64,
     /// The silos of each slot, in order of the slots.
     pub slots: Vec<(ConfigNumber, Vec<SiloId>)>,
@@ -134,6 +145,9 @@ pub enum RequestError {
     Fenced,
     /// Every silo that could have these bytes says that they are damaged.
     Unreadable,
+    /// A majority of the slot's silos is missing for longer than the policy lets I/O wait. A write may still take
+    /// effect.
+    TimedOut,
 }
 
 /// What the driver must do.
@@ -178,9 +192,13 @@ pub struct Writer {
     parked: VecDeque<RequestId>,
     reads: BTreeMap<u64, ReadTask>,
     flushes: BTreeMap<RequestId, Flush>,
+    repairs: BTreeMap<Damage, Repair>,
+    repaired_blocks: u64,
     next_id: u64,
     retained_bytes: usize,
     retained_writes: usize,
+    /// This volume's share of what the node remembers.
+    retained_bytes_max: usize,
     releasing: bool,
     released: BTreeSet<SiloId>,
     next_heartbeat: Moment,
@@ -205,9 +223,12 @@ impl Writer {
             parked: VecDeque::new(),
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            repairs: BTreeMap::new(),
+            repaired_blocks: 0,
             next_id: 1,
             retained_bytes: 0,
             retained_writes: 0,
+            retained_bytes_max: RETAINED_BYTES_MAX,
             releasing: false,
             released: BTreeSet::new(),
             next_heartbeat: now,
@@ -264,6 +285,7 @@ impl Writer {
             self.source_gone(index, silo, now);
         }
         self.reads_of_gone(now, silo);
+        self.repairs_of_gone(silo);
     }
 
     /// A message of a silo. What belongs to another epoch or to an earlier opening of the silo is dropped.
@@ -310,6 +332,12 @@ impl Writer {
             Answer::Read { id, result } => self.read_done(now, silo, id, result.map(ReadFor::data)),
             Answer::Allocation { id, result } => self.read_done(now, silo, id, result.map(ReadFor::runs)),
             Answer::Delta { id, result } => self.delta_done(now, silo, id, result),
+            Answer::Fetched { id, result } => self.fetched(now, silo, id, result),
+            Answer::Repaired { slot, epoch, incarnation, block, mended } => {
+                if self.is_current(silo, epoch, incarnation) {
+                    self.repaired(silo, slot, block, mended);
+                }
+            }
             Answer::Released { epoch } => self.let_go(silo, epoch),
         }
     }
@@ -324,7 +352,15 @@ impl Writer {
             self.tick_slot(index, now);
         }
         self.tick_reads(now);
+        self.tick_repairs(now);
+        self.tick_suspension(now);
         self.unpark(now);
+    }
+
+    /// This volume's share of the bytes of writes that the node may remember, at most [`RETAINED_BYTES_MAX`]. What is
+    /// remembered above a share that shrank is released as ever, once a majority has it durably.
+    pub fn set_retained_bytes_max(&mut self, bytes: usize) {
+        self.retained_bytes_max = bytes.min(RETAINED_BYTES_MAX);
     }
 
     /// Another writer is known to have a higher epoch (from the cluster state): stops here.
@@ -343,6 +379,8 @@ impl Writer {
         }
         self.releasing = true;
         self.fail_pending();
+        // The last reports, which the release makes durable; sent at no time, they renew no lease of this writer's.
+        self.heartbeat(Moment::default());
         let epoch = self.options.epoch;
         let connected: Vec<SiloId> = self.links.iter().filter(|(_, link)| link.connected).map(|(s, _)| *s).collect();
         for silo in connected {
@@ -381,6 +419,7 @@ impl Writer {
         self.flushes.clear();
         self.parked.clear();
         self.reads.clear();
+        self.repairs.clear();
     }
 
     fn refused(&mut self, now: Moment, silo: SiloId, slot: Option<SlotIndex>, epoch: Epoch, reason: Refusal) {

@@ -67,6 +67,13 @@ pub struct ReadTask {
     damaged: Vec<SiloId>,
 }
 
+impl ReadTask {
+    /// The request that it is a part of.
+    pub(super) fn request(&self) -> RequestId {
+        self.what.id()
+    }
+}
+
 enum ReadState {
     /// No silo can serve it now.
     Waiting,
@@ -94,7 +101,7 @@ impl Writer {
             return;
         }
         let slot = &self.slots[task.slot];
-        let floor = slot.answered;
+        let floor = slot.read_floor();
         let able = || self.live(task.slot).filter(|peer| peer.applied >= floor && !task.damaged.contains(&peer.silo));
         let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
         let chosen = fresh()
@@ -137,11 +144,13 @@ impl Writer {
                 self.answer_read(now, id);
             }
             Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
-            Err(ReadRefusal::Damaged { .. }) => {
+            Err(ReadRefusal::Damaged { block }) => {
                 if !task.damaged.contains(&silo) {
                     task.damaged.push(silo);
                 }
+                let slot = task.slot;
                 self.ask(now, id);
+                self.damaged(now, slot, silo, block);
             }
             Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => {
                 // If nobody else can serve it, the next tick asks again rather than this answer at once.

@@ -37,6 +37,9 @@ impl Writer {
 
     /// A voter that has less than it once reported durable lost something (rule 14): it neither votes nor counts.
     fn find_damaged(&mut self, index: usize) {
+        if self.options.accept_loss {
+            return;
+        }
         let epoch = self.options.epoch;
         let slot = &mut self.slots[index];
         for peer in &mut slot.peers {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Moment;
-use crate::base::id::SiloId;
+use crate::base::id::{Seq, SiloId};
 use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot};
 use crate::cluster::replication::writer::{Phase, Writer};
+use crate::store::slot::Vote;
 
 /// A writer's state at a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Report {
     pub waiting_reads: usize,
     pub retained_bytes: usize,
     pub retained_writes: usize,
+    /// Damaged blocks that were stored again from another copy since the volume was attached.
+    pub repaired_blocks: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,10 @@ pub struct SlotReport {
     /// A majority adopted the epoch and is live now.
     pub serving: bool,
     pub suspended_ms: Option<u64>,
+    /// The history that was chosen at the attach; none yet if no majority voted.
+    pub chosen: Option<Vote>,
+    /// The most that any of the silos is known to have had on its disk.
+    pub known: Vote,
     pub silos: Vec<SiloReport>,
 }
 
@@ -37,10 +44,12 @@ pub struct SlotReport {
 pub struct SiloReport {
     pub silo: SiloId,
     pub state: SiloState,
-    /// Writes of the slot's stream that this silo has not applied; none where that is not known.
+    /// Records of the slot's stream that this silo has not applied, and their bytes; none where that is not known:
+    /// it is away or receives a transfer, and what it lacks is no longer all remembered.
     pub behind_writes: Option<u64>,
-    /// Bytes moved to it so far, while it is catching up.
-    pub moved_bytes: u64,
+    pub behind_bytes: Option<u64>,
+    /// Bytes moved to it so far, while it receives a transfer.
+    pub moved_bytes: Option<u64>,
     pub takes_writes: bool,
 }
 
@@ -62,6 +71,14 @@ pub enum SiloState {
     Faulted(String),
 }
 
+impl SlotReport {
+    /// So many silos lost what they had reported durable that the others are no majority (rule 14).
+    pub fn has_too_few_voters(&self) -> bool {
+        let damaged = self.silos.iter().filter(|silo| silo.state == SiloState::Damaged).count();
+        self.chosen.is_none() && self.silos.len() - damaged < self.majority
+    }
+}
+
 impl Writer {
     pub fn report(&self, now: Moment) -> Report {
         Report {
@@ -72,6 +89,7 @@ impl Writer {
             waiting_reads: self.reads_waiting(),
             retained_bytes: self.retained_bytes,
             retained_writes: self.retained_writes,
+            repaired_blocks: self.repaired_blocks,
         }
     }
 
@@ -81,6 +99,8 @@ impl Writer {
             majority: slot.majority(),
             serving: slot.adopted && slot.has_majority(Peer::is_live),
             suspended_ms: slot.suspended_since.map(|since| now.since(since).as_millis() as u64),
+            chosen: slot.choice.map(|choice| choice.vote),
+            known: slot.reported.values().copied().max().unwrap_or_default(),
             silos: slot.peers.iter().map(|peer| self.silo_report(slot, peer, now)).collect(),
         }
     }
@@ -100,22 +120,28 @@ impl Writer {
             (Mode::Away, None) if link.is_some_and(|link| link.connected) => SiloState::Joining,
             (Mode::Away, None) => SiloState::Unreachable,
         };
-        let behind_writes = match &peer.mode {
-            Mode::Live => Some(slot.last.0.saturating_sub(peer.applied.0)),
-            Mode::CatchingUp(catch_up) => Some(slot.last.0.saturating_sub(catch_up.base.0)),
-            Mode::Voted(vote) => Some(slot.last.0.saturating_sub(vote.vote.applied.0)),
-            Mode::Adopting { .. } | Mode::Away if peer.applied.0 > 0 => {
-                Some(slot.last.0.saturating_sub(peer.applied.0))
-            }
-            Mode::Adopting { .. } | Mode::Away => None,
+        let behind = match &peer.mode {
+            Mode::Live | Mode::Away => lacks(slot, peer.applied),
+            Mode::CatchingUp(_) | Mode::Voted(_) | Mode::Adopting { .. } => None,
         };
-        let moved_bytes = if let Mode::CatchingUp(catch_up) = &peer.mode { catch_up.moved_bytes } else { 0 };
+        let moved_bytes = if let Mode::CatchingUp(catch_up) = &peer.mode { Some(catch_up.moved_bytes) } else { None };
         SiloReport {
             silo: peer.silo,
             state,
-            behind_writes,
+            behind_writes: behind.map(|(writes, _)| writes),
+            behind_bytes: behind.map(|(_, bytes)| bytes),
             moved_bytes,
             takes_writes: link.is_none_or(|link| link.takes_writes),
         }
     }
+}
+
+/// The records after `applied` and their bytes, if all of them are still remembered.
+fn lacks(slot: &Slot, applied: Seq) -> Option<(u64, u64)> {
+    if !slot.adopted || applied < slot.memory_starts() {
+        return None;
+    }
+    let from = slot.retained.partition_point(|retained| retained.seq <= applied);
+    let records = slot.retained.range(from..);
+    Some((records.len() as u64, records.map(|retained| retained.record.len() as u64).sum()))
 }

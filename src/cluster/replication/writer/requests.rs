@@ -10,7 +10,7 @@ use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::writer::reads::ReadFor;
 use crate::cluster::replication::writer::slots::Retained;
 use crate::cluster::replication::writer::{
-    Output, Phase, RETAINED_BYTES_MAX, RETAINED_WRITES_MAX, Request, RequestError, Response, Stands, Writer,
+    Output, Phase, RETAINED_WRITES_MAX, Request, RequestError, Response, Stands, Writer,
 };
 
 /// Zeroes and trims carry no data, but are cut at this length so that none takes a store long.
@@ -36,8 +36,12 @@ impl Writer {
             self.outputs.push(Output::Answer(id, Err(RequestError::Fenced)));
             return;
         }
-        if matches!(request, Request::Flush) {
+        if matches!(request, Request::Flush) && !self.gives_up(now, &request) {
             self.flush(id);
+            return;
+        }
+        if self.gives_up(now, &request) {
+            self.outputs.push(Output::Answer(id, Err(RequestError::TimedOut)));
             return;
         }
         let (first, end, exclusive) = blocks_of(&request);
@@ -52,7 +56,7 @@ impl Writer {
         self.pending.len() + self.flushes.len()
     }
 
-    fn run(&mut self, now: Moment, id: RequestId) {
+    pub(super) fn run(&mut self, now: Moment, id: RequestId) {
         let Some(pending) = self.pending.get_mut(&id) else { return };
         match &pending.request {
             Request::Read { first_block, blocks } => {
@@ -132,15 +136,12 @@ impl Writer {
             return false;
         }
         let Some(pending) = self.pending.get(&id) else { return true };
-        let (position, length) = range_of(&pending.request);
         let bytes = if let Request::Write { data, .. } = &pending.request { data.len() } else { 0 };
         let empty = self.retained_writes == 0;
-        let slot_bytes_max = RETAINED_BYTES_MAX / self.slots.len().clamp(1, 8);
+        let slot_bytes_max = self.retained_bytes_max / self.slots.len().clamp(1, 8);
         let slot_writes_max = RETAINED_WRITES_MAX / self.slots.len().clamp(1, 8);
-        let fits = self.retained_bytes + bytes <= RETAINED_BYTES_MAX && self.retained_writes < RETAINED_WRITES_MAX;
-        let first = slot_of(position, self.options.slot_bytes).0 as usize;
-        let last = slot_of(position + length.max(1) - 1, self.options.slot_bytes).0 as usize;
-        let slots_fit = self.slots[first..=last].iter().all(|slot| {
+        let fits = self.retained_bytes + bytes <= self.retained_bytes_max && self.retained_writes < RETAINED_WRITES_MAX;
+        let slots_fit = self.slots[self.slots_of(&pending.request)].iter().all(|slot| {
             slot.retained.is_empty()
                 || (slot.retained_bytes + bytes <= slot_bytes_max && slot.retained.len() < slot_writes_max)
         });
@@ -226,13 +227,18 @@ impl Writer {
         }
     }
 
-    /// Whether a majority of every slot concerned takes new writes, as far as it is known (rule 6). Silos that are
-    /// away may have space; only those that say no count against.
-    fn has_space(&self, request: &Request) -> bool {
+    /// The slots that a request touches.
+    pub(super) fn slots_of(&self, request: &Request) -> std::ops::RangeInclusive<usize> {
         let (position, length) = range_of(request);
         let first = slot_of(position, self.options.slot_bytes).0 as usize;
         let last = slot_of(position + length.max(1) - 1, self.options.slot_bytes).0 as usize;
-        self.slots[first..=last].iter().all(|slot| {
+        first..=last
+    }
+
+    /// Whether a majority of every slot concerned takes new writes, as far as it is known (rule 6). Silos that are
+    /// away may have space; only those that say no count against.
+    fn has_space(&self, request: &Request) -> bool {
+        self.slots[self.slots_of(request)].iter().all(|slot| {
             let full = slot.peers.iter().filter(|peer| self.links.get(&peer.silo).is_some_and(|l| !l.takes_writes));
             slot.peers.len() - full.count() >= slot.majority()
         })

@@ -124,6 +124,8 @@ pub struct Slot {
     pub last: Seq,
     /// Everything up to here is applied on a majority, and answered unless the answer needs durability.
     pub answered: Seq,
+    /// Writes up to here may have been given up on: a read must see either all of what took effect or wait for it.
+    pub given_up: Seq,
     /// `W`: everything up to here is durable on a majority.
     pub committed: Seq,
     pub retained: VecDeque<Retained>,
@@ -148,6 +150,7 @@ impl Slot {
             adopted: false,
             last: Seq::ZERO,
             answered: Seq::ZERO,
+            given_up: Seq::ZERO,
             committed: Seq::ZERO,
             retained: VecDeque::new(),
             retained_bytes: 0,
@@ -156,6 +159,11 @@ impl Slot {
             suspended_since: None,
             resumes: false,
         }
+    }
+
+    /// What a read must have seen.
+    pub fn read_floor(&self) -> Seq {
+        self.answered.max(self.given_up)
     }
 
     /// The size of a majority of the whole configured set.

@@ -1,0 +1,67 @@
+//! The words of the control API's states and choices: people read and type the same as stands in JSON.
+
+use std::fmt;
+
+use crate::daemon::api::{Durability, NodeState, ReplicaState, Role, SiloState, VolumeState};
+
+/// How each variant is written.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self { $($type::$variant => $word),+ })
+            }
+        }
+    };
+}
+
+words!(Role { Storage = "storage", Client = "client", Admin = "admin" });
+words!(NodeState { Up = "up", Down = "down", Joining = "joining", Unknown = "unknown" });
+words!(SiloState {
+    Up = "up",
+    Down = "down",
+    Damaged = "damaged",
+    Foreign = "foreign",
+    Stalled = "stalled",
+    Unknown = "unknown",
+});
+words!(Durability { Flush = "flush", Write = "write" });
+words!(VolumeState { Healthy = "healthy", Degraded = "degraded", Suspended = "suspended", Detached = "detached" });
+words!(ReplicaState {
+    UpToDate = "up-to-date",
+    CatchingUp = "catching-up",
+    Idle = "idle",
+    Down = "down",
+    Damaged = "damaged",
+    Foreign = "foreign",
+    Stalled = "stalled",
+    Unknown = "unknown",
+});
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+
+    use super::*;
+
+    #[test]
+    fn words_are_the_same_in_json() {
+        fn same<T: Serialize + fmt::Display>(value: T) {
+            assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{value}\""));
+        }
+        [Role::Storage, Role::Client, Role::Admin].into_iter().for_each(same);
+        [NodeState::Up, NodeState::Down, NodeState::Joining, NodeState::Unknown].into_iter().for_each(same);
+        [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
+        [SiloState::Foreign, SiloState::Stalled, SiloState::Unknown].into_iter().for_each(same);
+        [Durability::Flush, Durability::Write].into_iter().for_each(same);
+        [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached]
+            .into_iter()
+            .for_each(same);
+        [ReplicaState::UpToDate, ReplicaState::CatchingUp, ReplicaState::Idle, ReplicaState::Down]
+            .into_iter()
+            .for_each(same);
+        [ReplicaState::Damaged, ReplicaState::Foreign, ReplicaState::Stalled, ReplicaState::Unknown]
+            .into_iter()
+            .for_each(same);
+    }
+}

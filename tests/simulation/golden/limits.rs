@@ -1,0 +1,113 @@
+//! What goes on although something is broken: damaged blocks are repaired, and I/O that waits for too long fails where
+//! the policy says so.
+
+use std::time::Duration;
+
+use infinit::cluster::replication::writer::{RequestError, Response};
+
+use super::super::temper::Shape;
+use super::super::workload::Kind;
+use super::{Script, is_append};
+
+/// The block is read elsewhere at once, and the damaged silo gets exactly the version that it has indexed.
+#[test]
+fn a_damaged_block_is_read_elsewhere_and_repaired() {
+    let mut s = Script::begin("damaged_block", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    let b = s.write(w, 1);
+    s.flush(w);
+    s.wait(50);
+    s.decay(1, 0, a);
+    assert!(!s.reads(1, 0) && s.reads(1, 1));
+    s.say("s1 is the nearest, and cannot read it; s2's copy is the answer, and goes to s1");
+    s.expect(w, 0, a);
+    s.wait(50);
+    assert!(s.reads(1, 0));
+    assert_eq!(s.world.writers[w].writer.report(infinit::base::clock::Moment(0)).repaired_blocks, 1);
+    s.say("two of three copies are damaged, s1's again");
+    s.decay(1, 1, b);
+    s.decay(2, 1, b);
+    s.expect(w, 1, b);
+    s.wait(50);
+    assert!(s.reads(1, 1) && s.reads(2, 1));
+    s.end();
+}
+
+/// Nobody is given what another version of the block would be.
+#[test]
+fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {
+    let mut s = Script::begin("no_whole_copy", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    for silo in 1..=3 {
+        s.decay(silo, 0, a);
+    }
+    s.lawful_errors();
+    let read = s.ask(w, Kind::Read, 0, 1);
+    assert_eq!(s.answer(w, read), Err(RequestError::Unreadable));
+    let b = s.write(w, 0);
+    s.expect(w, 0, b);
+    s.end();
+}
+
+/// A transfer finds the damage too: the silo that comes back is brought up to date all the same.
+#[test]
+fn a_transfer_from_a_damaged_source_goes_on_from_another() {
+    let mut s = Script::begin("damaged_source", Shape::one(3));
+    let w = s.serve(1);
+    s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.crash(3);
+    let b = s.write(w, 300);
+    s.flush(w);
+    s.decay(1, 300, b);
+    s.open(3);
+    s.wait(1500);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    assert!(s.reads(1, 300) && s.reads(3, 300));
+    s.end();
+}
+
+/// Rule 11 with a limit: what waits fails, what comes fails at once, a numbered write still lands, and no read goes
+/// back behind it.
+#[test]
+fn io_that_waits_for_too_long_fails_where_the_policy_says_so() {
+    let mut s = Script::begin("io_timeout", Shape::one(3));
+    s.world.temper.io_timeout = Some(Duration::from_millis(500));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.say("the write reaches s1 alone, then s2 and s3 are gone");
+    s.lose(2, is_append);
+    s.lose(3, is_append);
+    s.lawful_errors();
+    let late = s.ask(w, Kind::Write, 0, 1);
+    s.wait(20);
+    s.crash(2);
+    s.crash(3);
+    let read = s.ask(w, Kind::Read, 0, 1);
+    s.wait(300);
+    assert!(s.is_open(w, late) && s.is_open(w, read), "they wait");
+    for waits in [late, read] {
+        assert_eq!(s.answer(w, waits), Err(RequestError::TimedOut));
+    }
+    let new = s.ask(w, Kind::Write, 1, 1);
+    assert_eq!(s.answer(w, new), Err(RequestError::TimedOut));
+    let flush = s.ask(w, Kind::Flush, 0, 0);
+    assert_eq!(s.answer(w, flush), Err(RequestError::TimedOut));
+    s.say("s2 is back: I/O goes on by itself, and the write that had its number has landed");
+    s.lose_no_more();
+    s.open(2);
+    s.wait(1500);
+    s.expect(w, 0, late);
+    assert_ne!(a, late);
+    s.open(3);
+    s.wait(1500);
+    let flush = s.ask(w, Kind::Flush, 0, 0);
+    assert_eq!(s.answer(w, flush), Ok(Response::Done));
+    s.end();
+}
