@@ -89,11 +89,12 @@ impl Context {
     /// A client of this home's daemon, once it has shown that it serves the network that is meant.
     pub async fn daemon(&self) -> Result<Client> {
         let client = self.client()?;
-        if let (Some(meant), Some(network)) = (&self.network, self.served().await?) {
-            if network.name != *meant {
-                return Err(Fault::not_found(format!("this daemon serves network {}, not {meant}", network.name))
-                    .hint("choose the home of the other network's daemon with --home"));
-            }
+        if let Some(meant) = &self.network
+            && let Some(network) = self.served().await?
+            && network.name != *meant
+        {
+            return Err(Fault::not_found(format!("this daemon serves network {}, not {meant}", network.name))
+                .hint("choose the home of the other network's daemon with --home"));
         }
         Ok(client)
     }
