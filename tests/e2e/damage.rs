@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use infinit::daemon::api::VolumeState;
 use infinit::daemon::api::recovery::RecoveredVolume;
+use infinit::daemon::api::{VolumeState, VolumeStatus};
 use infinit::daemon::demo::client::Client;
 use tokio::runtime::Runtime;
 
@@ -52,8 +52,8 @@ fn a_decayed_block_is_read_elsewhere_and_repaired() {
     assert_eq!(read, value(MARK));
     let repaired = || cluster.log(0).contains("is repaired from another copy");
     assert!(eventually(PATIENCE, repaired), "the log does not say that the block was repaired");
-    let healthy = cluster.volume(0, "pg").state;
-    assert_eq!(healthy, VolumeState::Healthy);
+    let status: VolumeStatus = cluster.ask(2, &["volume", "status", "pg"]);
+    assert_eq!((status.volume.state, status.repaired_blocks), (VolumeState::Healthy, Some(1)));
     // The old bytes are damaged still; it is the new ones that are read, with the other copies out of reach.
     let read = runtime.block_on(client.read(3 * BLOCK as u64, BLOCK as u32)).unwrap();
     assert_eq!(read, value(MARK));
