@@ -280,8 +280,8 @@ pub struct Replica {
     pub silo: SiloId,
     pub node: NodeRef,
     pub state: ReplicaState,
-    /// What it lacks of what was written, as records are sent; null where that is not known: nobody has the volume
-    /// attached, or more was written since than is remembered.
+    /// The bytes of the writes that it lacks, and their number, trims included; null where that is not known: nobody
+    /// has the volume attached, or more was written since than is remembered.
     #[serde(default)]
     pub behind_bytes: Option<u64>,
     #[serde(default)]

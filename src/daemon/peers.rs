@@ -165,6 +165,7 @@ impl Peers {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pinging: HashMap<NodeId, tokio::task::JoinHandle<()>> = HashMap::new();
         let mut said: HashMap<NodeId, bool> = HashMap::new();
+        let mut learned = self.shared.learned.subscribe();
         loop {
             let all = tokio::select! {
                 _ = tick.tick() => true,
@@ -174,10 +175,17 @@ impl Peers {
                     }
                     false
                 }
+                // The sender lives as long as this.
+                _ = learned.changed() => false,
             };
             let now = state.borrow_and_update().clone();
             pinging.retain(|_, task| !task.is_finished());
-            for node in now.members.keys().copied().filter(|node| *node != self.shared.node) {
+            for (node, member) in now.members.iter().filter(|(node, _)| **node != self.shared.node) {
+                let node = *node;
+                if member.data_addresses.is_empty() {
+                    // It has just joined, and has not said yet where it is reached.
+                    continue;
+                }
                 let new = self.shared.begin(node);
                 if all || new {
                     let peers = self.clone();
@@ -202,7 +210,8 @@ impl Peers {
 
     /// Logs, once, that a member is gone and that it is back.
     fn tell_changes(&self, state: &ClusterState, said: &mut HashMap<NodeId, bool>) {
-        for node in state.members.keys().copied().filter(|node| *node != self.shared.node) {
+        for (node, member) in state.members.iter().filter(|(node, _)| **node != self.shared.node) {
+            let (node, called) = (*node, format!("{} ({})", member.name, node.short()));
             let up = match self.standing(node) {
                 Standing::Unknown => continue,
                 Standing::Up { .. } => true,
@@ -210,12 +219,12 @@ impl Peers {
             };
             match (said.insert(node, up), up) {
                 (Some(true), true) | (Some(false), false) => {}
-                (None, true) => tracing::debug!("node {} is reached", state.node_label(node)),
-                (Some(false), true) => tracing::info!("node {} is reached again", state.node_label(node)),
+                (None, true) => tracing::debug!("node {called} is reached"),
+                (Some(false), true) => tracing::info!("node {called} is reached again"),
                 (_, false) if self.shared.said_goodbye(node) => {
-                    tracing::info!("node {} was stopped", state.node_label(node));
+                    tracing::info!("node {called} was stopped");
                 }
-                (_, false) => tracing::warn!("node {} is not reached", state.node_label(node)),
+                (_, false) => tracing::warn!("node {called} is not reached"),
             }
         }
     }

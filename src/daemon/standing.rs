@@ -1,8 +1,9 @@
 //! Whether a member is up, from its signs of life: pure, the times are passed in.
 //!
-//! A member is unknown until its first ping was answered or has failed. It is up while it is heard, and down once it
-//! was not heard for some seconds, or at once if it said good-bye. A good-bye names the run of the daemon that says it:
-//! later signs of that run were on their way already and change nothing.
+//! A member is unknown until its first ping was answered or has failed; a failure counts only a second after the first
+//! try, because members that have just joined, or restart together, are reached after a few. It is up while it is heard,
+//! and down once it was not heard for some seconds, or at once if it said good-bye. A good-bye names the run of the
+//! daemon that says it: later signs of that run were on their way already and change nothing.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::daemon::peers::SignOfLife;
 
 /// A member not heard for so long is down.
 pub const DOWN_AFTER: Duration = Duration::from_secs(3);
+/// So long it is tried before a failure counts.
+const FAILED_AFTER: Duration = Duration::from_secs(1);
 /// A member whose first ping has neither been answered nor failed by then is down.
 pub const UNKNOWN_AT_MOST: Duration = Duration::from_secs(3);
 
@@ -84,6 +87,7 @@ impl Track {
                 Standing::Up { since: heard.up_since, life: heard.life.clone() }
             }
             (Some(heard), _) => Standing::Down { since: Some(heard.wall + DOWN_AFTER.as_secs()) },
+            (None, Some(_)) if now.since(self.since) < FAILED_AFTER => Standing::Unknown,
             (None, Some(failed)) => Standing::Down { since: Some(failed) },
             (None, None) if now.since(self.since) < UNKNOWN_AT_MOST => Standing::Unknown,
             (None, None) => Standing::Down { since: None },
@@ -113,9 +117,10 @@ mod tests {
         assert_eq!(track.standing(at(2999)), Standing::Unknown);
         assert_eq!(track.standing(at(3000)), Standing::Down { since: None });
         track.failed(100);
-        assert_eq!(track.standing(at(10)), Standing::Down { since: Some(100) });
-        track.answered(at(500), 101, life(1));
-        assert_eq!(track.standing(at(600)), up(101, 1));
+        assert_eq!(track.standing(at(999)), Standing::Unknown);
+        assert_eq!(track.standing(at(1000)), Standing::Down { since: Some(100) });
+        track.answered(at(1500), 101, life(1));
+        assert_eq!(track.standing(at(1600)), up(101, 1));
     }
 
     #[test]

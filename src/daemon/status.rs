@@ -92,7 +92,9 @@ impl Observer {
 
     /// Who is up is told once every member was asked, or the time is over.
     pub async fn ready(&self, limit: Duration) -> Result<api::Ready> {
-        let members: Vec<NodeId> = self.state().members.keys().copied().collect();
+        let state = self.state();
+        let reached = state.members.iter().filter(|(_, member)| !member.data_addresses.is_empty());
+        let members: Vec<NodeId> = reached.map(|(node, _)| *node).collect();
         self.peers.known(&members, limit.min(UNKNOWN_AT_MOST)).await;
         let nodes = self.nodes();
         let count = |state: NodeState| nodes.iter().filter(|node| node.state == state).count() as u32;

@@ -47,11 +47,12 @@ impl RunArgs {
 
 /// The log goes to stderr, where systemd's journal and a person both find it. `INFINIT_LOG` says in tracing's filter
 /// language what is logged; without it, `-q` and `-v` do. The consensus library warns of each message that a node which
-/// is down does not get, several times a second: the daemon says itself, once, who is not reached.
+/// is down does not get, several times a second, and discovery's of knowing nobody at first: the daemon says itself, once,
+/// who is not reached.
 fn start_log(context: &Context) {
     let level = match (context.terminal.is_quiet(), context.terminal.verbose()) {
         (true, _) => "warn,openraft=error",
-        (false, 0) => "infinit=info,openraft=error,warn",
+        (false, 0) => "infinit=info,openraft=error,libp2p_kad=error,warn",
         (false, 1) => "infinit=debug,openraft=error,info",
         (false, _) => "trace",
     };

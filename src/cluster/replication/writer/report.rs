@@ -44,7 +44,7 @@ pub struct SlotReport {
 pub struct SiloReport {
     pub silo: SiloId,
     pub state: SiloState,
-    /// Records of the slot's stream that this silo has not applied, and their bytes; none where that is not known:
+    /// Records of the slot's stream that this silo has not applied, and the bytes they carry; none where that is not known:
     /// it is away or receives a transfer, and what it lacks is no longer all remembered.
     pub behind_writes: Option<u64>,
     pub behind_bytes: Option<u64>,
@@ -136,12 +136,12 @@ impl Writer {
     }
 }
 
-/// The records after `applied` and their bytes, if all of them are still remembered.
+/// The records after `applied` and the bytes they carry, if all of them are still remembered.
 fn lacks(slot: &Slot, applied: Seq) -> Option<(u64, u64)> {
     if !slot.adopted || applied < slot.memory_starts() {
         return None;
     }
     let from = slot.retained.partition_point(|retained| retained.seq <= applied);
     let records = slot.retained.range(from..);
-    Some((records.len() as u64, records.map(|retained| retained.record.len() as u64).sum()))
+    Some((records.len() as u64, records.map(|retained| retained.record.payload.len() as u64).sum()))
 }
