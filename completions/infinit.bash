@@ -115,6 +115,9 @@ _infinit() {
             infinit__subcmd__help__subcmd__volume,list)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__list"
                 ;;
+            infinit__subcmd__help__subcmd__volume,recover)
+                cmd="infinit__subcmd__help__subcmd__volume__subcmd__recover"
+                ;;
             infinit__subcmd__help__subcmd__volume,status)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__status"
                 ;;
@@ -168,6 +171,9 @@ _infinit() {
                 ;;
             infinit__subcmd__volume,list)
                 cmd="infinit__subcmd__volume__subcmd__list"
+                ;;
+            infinit__subcmd__volume,recover)
+                cmd="infinit__subcmd__volume__subcmd__recover"
                 ;;
             infinit__subcmd__volume,status)
                 cmd="infinit__subcmd__volume__subcmd__status"
@@ -546,7 +552,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__volume)
-            opts="create list status attach detach delete"
+            opts="create list status attach detach recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -616,6 +622,20 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__volume__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__volume__subcmd__recover)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1195,7 +1215,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__volume)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach delete"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1261,7 +1281,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__volume__subcmd__create)
-            opts="-q -v -h --size --replicas --durability --lease --home --network --output --quiet --verbose --no-color --yes --help"
+            opts="-q -v -h --size --replicas --durability --lease --io-timeout --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1280,6 +1300,10 @@ _infinit() {
                     return 0
                     ;;
                 --lease)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --io-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -1374,6 +1398,39 @@ _infinit() {
                 return 0
             fi
             case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__volume__subcmd__recover)
+            opts="-q -v -h --accept-loss --timeout --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --home)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

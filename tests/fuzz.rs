@@ -7,7 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use infinit::base::id::{
     ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId,
 };
@@ -187,13 +187,21 @@ fn replication_messages() {
         committed: Seq(5),
         sent: 6,
         sync: false,
-        record,
+        record: record.clone(),
     };
     let (slot, epoch, incarnation) = (SlotIndex(1), Epoch(3), Incarnation(4));
-    let parcel = Parcel::default();
+    let mut records = BytesMut::from(&record.clone().into_transfer().head[..]);
+    records.extend_from_slice(&record.payload);
+    let parcel = Parcel { listings: Vec::new(), records: records.freeze() };
     let to_silo = [
         ToSilo::Append(append),
-        ToSilo::Rare(silo, key.volume, Ask::Transfer { slot, epoch, incarnation, attempt: 1, cursor: 1, parcel }),
+        ToSilo::Rare(
+            silo,
+            key.volume,
+            Ask::Transfer { slot, epoch, incarnation, attempt: 1, cursor: 1, parcel: parcel.clone() },
+        ),
+        ToSilo::Rare(silo, key.volume, Ask::Repair { slot, epoch, incarnation, block: 2, parcel: parcel.clone() }),
+        ToSilo::Rare(silo, key.volume, Ask::Fetch { id: 1, slot, epoch, floor: Seq(1), block: 2 }),
         ToSilo::Rare(
             silo,
             key.volume,
@@ -206,13 +214,17 @@ fn replication_messages() {
     let from_silo = [
         FromSilo::Ack(ack),
         FromSilo::Rare(silo, key.volume, Answer::CatchingUp { slot, epoch, incarnation, attempt: 1, changed }),
+        FromSilo::Rare(silo, key.volume, Answer::Fetched { id: 1, result: Ok(parcel) }),
         FromSilo::Rare(silo, key.volume, Answer::Read { id: 1, result: Err(ReadRefusal::Behind) }),
     ];
     let corpus: Vec<Vec<u8>> =
         to_silo.into_iter().map(ToSilo::encode).map(|frame| frame.into_bytes().to_vec()).collect();
     fuzz("messages to silos", &corpus, |input| {
         let decoded = ToSilo::decode(Bytes::copy_from_slice(input));
-        if let Ok(ToSilo::Rare(_, volume, Ask::Transfer { slot, parcel, .. })) = decoded {
+        if let Ok(ToSilo::Rare(_, volume, Ask::Transfer { slot, parcel, .. } | Ask::Repair { slot, parcel, .. })) =
+            decoded
+        {
+            // Whether it is one is not asked here.
             let _ = parcel.split(SlotKey { volume, slot });
         }
     });

@@ -198,6 +198,9 @@ pub struct Volume {
     pub replicas: u8,
     pub durability: Durability,
     pub lease_ms: u64,
+    /// I/O fails after so long without a majority of the copies; it waits if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub io_timeout_ms: Option<u64>,
     pub created_at: String,
     pub state: VolumeState,
     /// Why it is degraded or suspended.
@@ -254,6 +257,9 @@ pub struct VolumeStatus {
     /// What NBD clients have asked for since it was attached; absent while it is served nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clients: Option<Counts>,
+    /// Damaged blocks repaired from another copy since it was attached; absent while it is served nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired_blocks: Option<u64>,
     pub slots: Vec<Slot>,
 }
 

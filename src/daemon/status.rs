@@ -9,7 +9,7 @@ use crate::base::id::{NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::consensus::{Group, GroupStatus};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::member::{Member, Role};
-use crate::cluster::state::volume::{Attachment, Durability, Volume};
+use crate::cluster::state::volume::{Attachment, Durability, OnNoQuorum, Volume};
 use crate::daemon::api::{self, NodeRef, NodeState, SiloState, VolumeState, Warning};
 use crate::daemon::attachments::{Attachments, find};
 use crate::daemon::copies::{self, Copy, View};
@@ -189,6 +189,8 @@ impl Observer {
             .collect();
         let (health, reason, mend) = health(volume, holder.as_deref(), report.as_ref(), &slots);
         let clients = report.as_ref().map(|report| report.clients);
+        let written = report.as_ref().and_then(|report| report.report.as_ref());
+        let repaired_blocks = written.map(|report| report.repaired_blocks);
         let attachment = volume.attachment.as_ref().map(|attachment| api::Attachment {
             node: self.node_ref(attachment.node),
             epoch: attachment.epoch,
@@ -205,13 +207,18 @@ impl Observer {
                 Durability::Write => api::Durability::Write,
             },
             lease_ms: u64::from(volume.policy.lease_ms),
+            io_timeout_ms: match volume.policy.on_no_quorum {
+                OnNoQuorum::Suspend => None,
+                OnNoQuorum::Error { after_ms } => Some(after_ms.into()),
+            },
             created_at: rfc3339(volume.created_at),
             state: health,
             reason,
             mend,
             attachment,
         };
-        api::VolumeStatus { volume, clients, slots: slots.into_iter().map(|(slot, _)| slot).collect() }
+        let slots = slots.into_iter().map(|(slot, _)| slot).collect();
+        api::VolumeStatus { volume, clients, repaired_blocks, slots }
     }
 
     async fn report(&self, attachment: &Attachment, id: VolumeId) -> Option<AttachedReport> {

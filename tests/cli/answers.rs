@@ -82,6 +82,7 @@ pub fn volumes() -> Vec<Volume> {
         replicas: 3,
         durability: Durability::Flush,
         lease_ms: 5000,
+        io_timeout_ms: None,
         created_at: CREATED.into(),
         state,
         reason: None,
@@ -124,7 +125,7 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
         let idle = |number| replica(number, ReplicaState::Idle, None);
         let down = replica(3, ReplicaState::Down, None);
         let slots = vec![slot(0, Some("the copy on host-c is down"), [idle(1), idle(2), down])];
-        return VolumeStatus { volume, clients: None, slots };
+        return VolumeStatus { volume, clients: None, repaired_blocks: None, slots };
     }
     let moved = Replica { moved_bytes: Some(3 << 20), ..replica(2, ReplicaState::CatchingUp, None) };
     let good = |number, behind| replica(number, ReplicaState::UpToDate, Some(behind));
@@ -157,7 +158,7 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
         written_bytes: 122_880,
         errors: 1,
     };
-    VolumeStatus { volume, clients: Some(clients), slots }
+    VolumeStatus { volume, clients: Some(clients), repaired_blocks: Some(2), slots }
 }
 
 pub fn status() -> Status {

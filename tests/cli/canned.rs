@@ -133,6 +133,7 @@ async fn create(Json(request): Json<api::CreateVolume>) -> Response {
         replicas: request.replicas,
         durability: request.durability,
         lease_ms: request.lease_ms,
+        io_timeout_ms: request.io_timeout_ms,
         ..answers::volumes().remove(2)
     };
     Json(volume).into_response()

@@ -224,7 +224,7 @@ fn a_reader_that_leaves_is_no_error() {
         &["--help"],
         &["volume", "list", "--output", "json"],
         &["volume", "status", "pg"],
-        &["volume", "attach", "pg"],
+        &["volume", "attach", "pg", "-q"],
         &["network", "invite", "-q"],
         &["node", "show"],
         &["completions", "zsh"],

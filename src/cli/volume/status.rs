@@ -38,6 +38,8 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.fact("copies", volume.replicas.to_string());
     grid.fact("durability", volume.durability.to_string());
     grid.fact("lease", Span(std::time::Duration::from_millis(volume.lease_ms)).to_string());
+    let io_timeout = volume.io_timeout_ms.map(std::time::Duration::from_millis);
+    grid.fact("I/O fails after", io_timeout.map(|limit| format!("{} without a majority", Span(limit))));
     grid.fact("created", volume.created_at.clone());
     if let Some(attachment) = &volume.attachment {
         let place = format!("{} since {}, epoch {}", attachment.node.name, attachment.since, attachment.epoch);
@@ -45,6 +47,8 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
         grid.fact("served at", attachment.nbd_uri.clone().unwrap_or_else(|| "the export is closed".to_owned()));
     }
     grid.fact("clients", status.clients.map(|counts| format!("{} connected", counts.connections_open)));
+    let repaired = status.repaired_blocks.filter(|blocks| *blocks > 0);
+    grid.fact("repaired", repaired.map(|blocks| format!("{blocks} damaged blocks, from another copy")));
     grid.finish()
 }
 

@@ -201,3 +201,25 @@ fn the_same_seed_gives_the_same_disk() {
         assert_eq!(outcome(seed), outcome(seed), "seed {seed}");
     }
 }
+
+/// What silos report of one another tells, after a power loss, which of them lost something: it must outlast one itself,
+/// and saving it must claim nothing else.
+#[test]
+fn saved_reports_outlast_a_power_loss_and_claim_nothing() {
+    let (disk, silo) = fresh(3);
+    let reports = vec![(SILO, Epoch(1), Seq(7)), (SiloId([9; 16]), Epoch(1), Seq(9))];
+    let history = ops(&mut Chooser::new(2), 1, 1..8);
+    silo.append(&history.iter().map(Op::record).collect::<Vec<_>>()).unwrap();
+    assert!(!silo.has_unsaved_peers());
+    silo.set_peers(KEY, reports.clone()).unwrap();
+    assert!(silo.has_unsaved_peers());
+    silo.save_peers().unwrap();
+    assert!(!silo.has_unsaved_peers());
+    drop(silo);
+    disk.crash(Crash::Power);
+    let silo = open(&disk, 2).unwrap();
+    let state = silo.slot(KEY).unwrap();
+    assert_eq!(state.peers, reports);
+    assert!(state.applied < Seq(8));
+    assert_holds(&silo, &history[..state.applied.0 as usize], "what was not synced may be gone, in order");
+}

@@ -182,6 +182,7 @@ pub enum Phase {
 /// The machine.
 pub struct Writer {
     options: WriterOptions,
+    started: Moment,
     phase: Phase,
     next_seq: Seq,
     slots: Vec<Slot>,
@@ -214,6 +215,7 @@ impl Writer {
         let slots = options.slots.iter().enumerate().map(|(index, slot)| Slot::new(index, slot)).collect();
         Self {
             options,
+            started: now,
             phase: Phase::Recovering,
             next_seq: Seq(1),
             slots,

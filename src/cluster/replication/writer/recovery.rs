@@ -5,10 +5,13 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId, SlotIndex};
 use crate::cluster::replication::message::{Request, SlotVote};
-use crate::cluster::replication::writer::slots::{Choice, Mode, OutReason, Slot};
+use crate::cluster::replication::writer::slots::{Choice, Mode, OutReason, Peer, Slot};
 use crate::cluster::replication::writer::{Output, Phase, SOURCE_GONE_AFTER, Writer};
 use crate::store::slot::Vote;
 
+/// Where a loss is accepted any majority will do, and the one silo that is whole may be the last to vote: all of them are
+/// waited for so long.
+const ALL_VOTES_WITHIN: Duration = Duration::from_secs(10);
 /// An adoption is two or three fsyncs; it is asked for again if nothing came for so long.
 const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
@@ -55,10 +58,12 @@ impl Writer {
     }
 
     /// Chooses the highest history of a majority: once per slot and epoch; later reports change nothing.
-    fn choose(&mut self, now: Moment, index: usize) {
+    pub(super) fn choose(&mut self, now: Moment, index: usize) {
         let resumes = self.options.resumes;
+        let waits = self.options.accept_loss && now.since(self.started) < ALL_VOTES_WITHIN;
         let slot = &mut self.slots[index];
-        if !slot.has_majority(|peer| matches!(peer.mode, Mode::Voted(_))) {
+        let has_voted = |peer: &Peer| matches!(peer.mode, Mode::Voted(_));
+        if !slot.has_majority(has_voted) || (waits && !slot.peers.iter().all(has_voted)) {
             return;
         }
         let votes: Vec<&SlotVote> = slot

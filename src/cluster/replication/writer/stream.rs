@@ -159,6 +159,9 @@ impl Writer {
             self.tick_peer(index, at, now);
         }
         self.slots[index].note_suspension(now);
+        if self.slots[index].choice.is_none() {
+            self.choose(now, index);
+        }
         self.ask_for_syncs(index);
         self.check_choice(index, now);
     }
