@@ -208,7 +208,7 @@ pub async fn leave(place: &Place) -> Result<api::Left> {
     let node = home.node_key()?;
     let others: Vec<&KnownNode> = network.contacts.iter().filter(|known| known.node != node.node()).collect();
     let ran = home.file("cluster.redb").exists();
-    if !(network.founder && !ran) {
+    if !network.founder || ran {
         if others.is_empty() {
             return Err(Fault::failed("the last member cannot leave the network").hint(format!(
                 "to end network {}, remove {} and its silos",

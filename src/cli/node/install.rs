@@ -96,7 +96,7 @@ fn unit(binary: &Path, place: &Place, options: &NodeOptions) -> String {
     }
     let addresses = [("--listen", &options.listen), ("--advertise", &options.advertise)];
     for (name, address) in addresses {
-        command.extend(address.into_iter().flat_map(|address| [name.to_owned(), address.to_string()]));
+        command.extend(address.iter().flat_map(|address| [name.to_owned(), address.to_string()]));
     }
     command.extend(options.zone.iter().flat_map(|zone| ["--zone".to_owned(), zone.clone()]));
     if options.no_mdns {
