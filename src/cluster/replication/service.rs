@@ -329,6 +329,9 @@ fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Send
 fn run_checkpoints(silo: &Silo, requests: &Receiver<()>) {
     while requests.recv().is_ok() {
         while requests.try_recv().is_ok() {}
+        if silo.faulted().is_some() {
+            continue;
+        }
         if let Err(error) = silo.save_peers() {
             tracing::error!("silo {} cannot save what others report: {error}", silo.id().short());
         }

@@ -126,9 +126,9 @@ impl Attachments {
             None => AttachMode::Fresh,
             Some(attachment) if attachment.node == self.shared.node => AttachMode::Takeover,
             Some(attachment) => {
-                let node = state.node_label(attachment.node);
-                return Err(Fault::conflict(format!("volume '{name}' is attached to {node}"))
-                    .hint(format!("on {node}: infinit volume recover {name}; or: infinit volume detach {name}")));
+                let (label, id) = (state.node_label(attachment.node), attachment.node.short());
+                return Err(Fault::conflict(format!("volume '{name}' is attached to node {label} ({id})"))
+                    .hint(format!("there: infinit volume recover {name}; or first: infinit volume detach {name}")));
             }
         };
         let epoch = self.grant(id, mode, limit.min(GROUP_LIMIT)).await?;
