@@ -35,6 +35,8 @@ pub struct WriterHost {
     clients_of: BTreeMap<RequestId, usize>,
     /// What a paused process finds when it goes on.
     pub held: Vec<Event>,
+    /// Requests that change something and were given up on.
+    late: BTreeMap<RequestId, Op>,
     /// The records of each request, until it is answered.
     stamps: BTreeMap<Tag, Vec<(usize, Stamp)>>,
     resumes: Option<Epoch>,
@@ -109,6 +111,7 @@ impl World {
             outstanding: vec![0; clients],
             clients_of: BTreeMap::new(),
             held: Vec::new(),
+            late: BTreeMap::new(),
             stamps: BTreeMap::new(),
             resumes,
             served: false,
@@ -255,10 +258,13 @@ impl World {
             ToSilo::Append(append) => {
                 let slot = append.record.header.slot.0 as usize;
                 let host = &mut self.writers[at];
-                let ops = &host.ops;
+                let (ops, late) = (&host.ops, &host.late);
                 let mut found = 0;
                 let new = self.ledgers[slot].sequenced(epoch, append.previous, &append.record, |record| {
                     found = owner(ops, record);
+                    if found == 0 {
+                        found = owner(late, record);
+                    }
                     found
                 });
                 match new {
@@ -350,8 +356,13 @@ impl World {
             (Ok(Response::Data(bytes)), Kind::Read) => self.read_answered(at, &op, bytes),
             (Ok(Response::Runs(runs)), Kind::Allocation) => self.runs_answered(at, &op, runs),
             (Err(RequestError::Fenced), _) => Ok(()),
-            // A write may still take effect, as one that was never answered.
-            (Err(RequestError::TimedOut), _) if self.temper.io_timeout.is_some() => Ok(()),
+            // A write may still take effect, as one that was never answered: it may have its number, and be sent later.
+            (Err(RequestError::TimedOut), _) if self.temper.io_timeout.is_some() => {
+                if op.changes() {
+                    self.writers[at].late.insert(id, op);
+                }
+                Ok(())
+            }
             (Err(RequestError::NoSpace | RequestError::Abandoned), _) if op.changes() => {
                 self.registers.void(self.writers[at].epoch, op.tag, op.position, op.length);
                 Ok(())
