@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// A writer chose a history. `holders` counts the silos that have a record. Every answered write must be in it,
-    /// but for those that may be lost, and for those of later writers: this one was paused since it got the votes.
+    /// but for those that may be lost, and for those of later writers.
     pub fn chosen(
         &mut self,
         epoch: Epoch,
@@ -101,6 +101,11 @@ impl Ledger {
             } else {
                 Err(format!("epoch {epoch} chose twice: {before:?}, then {vote:?}"))
             };
+        }
+        if self.chapters.iter().any(|(later, chapter)| *later > epoch && chapter.choice.is_some()) {
+            // A majority has promised a later epoch since this one got its votes: nobody will adopt this choice.
+            self.chapters.entry(epoch).or_default().choice = Some(vote);
+            return Ok(());
         }
         let mut excused = BTreeSet::new();
         let earlier = self.entries().filter(|(stamp, _)| stamp.epoch < epoch);
