@@ -17,3 +17,11 @@ pub mod interface;
 pub mod store;
 pub mod transport;
 pub mod volume;
+
+// The simulation is part of the unit tests, because only they have the deliberate bugs of `base::mutant` that it must
+// find. It names the library as any other test does.
+#[cfg(test)]
+extern crate self as infinit;
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;

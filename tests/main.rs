@@ -4,6 +4,5 @@ mod cli;
 mod e2e;
 mod fuzz;
 mod nbd;
-mod simulation;
 mod tidy;
 mod tools;

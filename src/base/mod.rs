@@ -6,5 +6,6 @@ pub mod block;
 pub mod clock;
 pub mod error;
 pub mod id;
+pub mod mutant;
 pub mod record;
 pub mod units;

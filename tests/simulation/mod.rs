@@ -73,7 +73,7 @@ fn show(seed: u64, failure: &str) -> String {
     let lines = again.lines[skipped..].join("\n");
     format!(
         "seed {seed} failed: {failure}\n{lines}\n\nseed {seed} failed: {failure}\nreplay it with\n    INFINIT_SEED={seed} \
-         cargo test --release --test integration simulation::schedules\nINFINIT_TRACE=1 prints all {} events.",
+         cargo test --release --lib simulation::schedules\nINFINIT_TRACE=1 prints all {} events.",
         again.lines.len()
     )
 }
