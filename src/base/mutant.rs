@@ -64,6 +64,12 @@ pub fn on(mutant: Mutant) -> bool {
     ON.get() == Some(mutant)
 }
 
+/// Whether this thread runs with any bug.
+#[cfg(test)]
+pub fn any() -> bool {
+    ON.get().is_some()
+}
+
 /// Whether this thread runs with the bug: never.
 #[cfg(not(test))]
 #[inline(always)]

@@ -5,6 +5,7 @@
 //!   [`faults`] what goes wrong and how it ends, [`temper`] what a schedule is like, [`workload`] what clients ask for.
 //! - [`register`] judges what clients were answered, and knows nothing of how it came about. [`ledger`] overhears every
 //!   message and judges each choice of a history, and each silo's blocks, byte for byte.
+//! - [`mutants`] proves the teeth: deliberate bugs, each found within a stated number of seeds.
 //! - [`golden`] plays scripts: the schedules in which a wrong variant of the protocol would lose or resurrect writes.
 //!
 //! A failure prints its seed, the command that replays it, and the last events. `INFINIT_SEED=n` runs one seed alone,
@@ -15,6 +16,7 @@ mod dice;
 mod faults;
 mod golden;
 mod ledger;
+mod mutants;
 mod network;
 mod register;
 mod silos;
@@ -24,6 +26,7 @@ mod workload;
 mod world;
 mod writers;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -44,22 +47,31 @@ struct Run {
 }
 
 fn run(seed: u64, traced: bool) -> Run {
+    run_with(seed, traced, |_| {})
+}
+
+/// Runs one seed, its temper changed after it was drawn.
+fn run_with(seed: u64, traced: bool, steer: impl FnOnce(&mut Temper)) -> Run {
     let mut dice = Dice::new(seed);
-    let temper = Temper::draw(&mut dice);
+    let mut temper = Temper::draw(&mut dice);
+    steer(&mut temper);
     let mut world = World::new(temper, dice, traced);
     let text = format!("{:?}", world.temper);
     world.note(|| text);
     let panic = catch_unwind(AssertUnwindSafe(|| world.live())).err();
-    let panicked = panic.map(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-    });
+    let panicked = panic.map(|panic| panic_text(panic.as_ref()));
     Run {
         failure: world.failure.take().or(panicked.map(|text| format!("panicked: {text}"))),
         digest: (world.trace.digest, world.trace.events),
         lines: world.trace.lines.take().unwrap_or_default(),
         counts: std::mem::take(&mut world.counts),
     }
+}
+
+/// What a panic says.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -9,6 +9,7 @@ mod lives;
 use std::path::Path;
 
 use infinit::base::block::BLOCK_BYTES;
+use infinit::base::mutant;
 use infinit::cluster::replication::message::ToSilo;
 use infinit::cluster::replication::writer::{RequestError, Response};
 use infinit::store::disk::Disk;
@@ -174,9 +175,12 @@ impl Script {
         text
     }
 
-    /// Compares the trace with the checked-in one.
+    /// Compares the trace with the checked-in one; not of a product with a deliberate bug, of which only the asserts count.
     fn end(self) {
         self.stands();
+        if mutant::any() {
+            return;
+        }
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulation/traces").join(self.name);
         if std::env::var_os("INFINIT_GOLDEN").is_some() {
             std::fs::write(&path, self.text()).unwrap();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Seq, SiloId, SlotIndex};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::message::SlotVote;
 use crate::cluster::replication::order::RequestId;
@@ -187,7 +188,8 @@ impl Slot {
     pub fn majority_at(&self, reached: impl Fn(&Peer) -> Seq) -> Seq {
         let mut seqs: Vec<Seq> = self.peers.iter().filter(|peer| peer.is_live()).map(reached).collect();
         seqs.sort_unstable_by(|a, b| b.cmp(a));
-        seqs.get(self.majority() - 1).copied().unwrap_or_default()
+        let enough = if on(Mutant::AckBeforeMajority) { 1 } else { self.majority() };
+        seqs.get(enough - 1).copied().unwrap_or_default()
     }
 
     /// The number before the first remembered write: from there on the stream can be sent from memory.
