@@ -3,6 +3,7 @@
 mod basics;
 mod crashes;
 mod damage;
+mod formats;
 mod three_silos;
 
 use std::collections::BTreeMap;
