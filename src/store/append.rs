@@ -29,6 +29,7 @@ impl Silo {
         if self.checkpoint_overdue() {
             self.checkpoint()?;
         }
+        self.make_room()?;
         let slots = self.slots_of(records)?;
         let _gates = lock_gates(slots.values())?;
         let places = self.write(records)?;
@@ -43,6 +44,9 @@ impl Silo {
             }
         }
         self.pending_versions.fetch_add(added, Ordering::Relaxed);
+        if records.iter().any(|record| record.header.kind == RecordKind::Trim) {
+            self.space.trimmed.store(true, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -105,6 +109,7 @@ impl Silo {
         let places = self.log.append(records, self.log_limit_bytes()).map_err(|error| self.log_failure(error))?;
         let bytes: usize = records.iter().map(Record::len).sum();
         self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.space.written(bytes as u64, self.options.segment_bytes);
         Ok(places)
     }
 

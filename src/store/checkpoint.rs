@@ -12,20 +12,21 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, TableHandle, WriteTransaction};
 
-use crate::base::id::SlotKey;
+use crate::base::id::{Seq, SlotKey};
 use crate::store::append::lock_gates;
 use crate::store::error::Result;
 use crate::store::index::{Blocks, Turn, change_group, each_group};
 use crate::store::keys::{
     BLOCKS, EXTENTS, FORGOTTEN, GROUP_BLOCKS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, TRIMS, edge_key, encode_row,
-    marker_key, place_key, slot_key, trim_key,
+    marker_key, place_key, slot_key, trim_key, unpack,
 };
 use crate::store::position::Position;
 use crate::store::silo::Silo;
 use crate::store::slots::{Content, Frozen, Slot};
 use crate::store::trims::Trim;
+use crate::store::usage::Tally;
 use crate::store::version::{Place, Retention, Version};
 
 /// Groups that one transaction changes: 50 to 100 ms on a large index, the longest that a commit waits.
@@ -43,9 +44,54 @@ impl Silo {
     /// one at a time; a second call waits for the first.
     pub fn checkpoint(&self) -> Result<()> {
         self.merge(false)?;
+        self.tidy()
+    }
+
+    /// Carries out what the watermarks have come to allow: trims, and what a checkpoint had to keep beneath versions that
+    /// were not committed yet. Removes what is left of forgotten slots.
+    pub fn tidy(&self) -> Result<()> {
+        self.check_fault()?;
         self.carry_out_trims()?;
+        for slot in self.all_slots() {
+            while self.settle_groups(&slot)? {}
+        }
         while self.clear_forgotten()? {}
         Ok(())
+    }
+
+    /// Whether [`Silo::tidy`] would free anything that no checkpoint is due for.
+    pub fn tidy_due(&self) -> bool {
+        let due = |slot: &Arc<Slot>| {
+            let content = slot.read();
+            next_ripe(&content).is_some() || content.next_settled().is_some()
+        };
+        self.fault.get().is_none() && self.all_slots().iter().any(due)
+    }
+
+    /// Prunes some groups that were merged before the watermark had passed them; false once there are none left.
+    fn settle_groups(&self, slot: &Slot) -> Result<bool> {
+        let turn = self.index.turn(false);
+        let (groups, retention) = {
+            let mut content = slot.write();
+            let mut groups = Vec::new();
+            while groups.len() < BATCH_GROUPS
+                && let Some(group) = content.next_settled()
+            {
+                content.unsettled.remove(&group);
+                groups.push(group.1);
+            }
+            (groups, content.retention())
+        };
+        if groups.is_empty() {
+            return Ok(false);
+        }
+        self.change_index(&turn, |txn, tally| {
+            let mut table = txn.open_table(BLOCKS)?;
+            for group in &groups {
+                change_group(&mut table, tally, slot.number, *group, |blocks| blocks.prune(&retention))?;
+            }
+            Ok(true)
+        })
     }
 
     /// Stops in order: what was appended is durable and the next opening has nothing to replay. The last call; the lock
@@ -72,6 +118,7 @@ impl Silo {
         let end = self.log.end();
         self.pending_versions.store(0, Ordering::Relaxed);
         self.pending_bytes.store(0, Ordering::Relaxed);
+        self.space.trimmed.store(false, Ordering::Relaxed);
         let mut frozen = Vec::with_capacity(slots.len());
         for slot in &slots {
             let mut content = slot.write();
@@ -90,7 +137,7 @@ impl Silo {
             return Ok(false);
         }
         let turn = self.index.turn(false);
-        self.guard(turn.write(|txn| {
+        self.change_index(&turn, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
             let mut budget = BATCH_GROUPS;
             while budget > 0
@@ -99,7 +146,8 @@ impl Silo {
                 let retention = slot.read().retention_of(frozen);
                 let next = frozen.overlay.range(progress.block..).next().map(|(block, _)| block / GROUP_BLOCKS);
                 if let (Some(retention), Some(group)) = (retention, next) {
-                    merge_group(&mut table, slot.number, group, frozen, &retention)?;
+                    let unsettled = merge_group(&mut table, tally, slot.number, group, frozen, &retention)?;
+                    slot.write().unsettled.extend(unsettled.map(|until| (until, group)));
                     progress.block = (group + 1) * GROUP_BLOCKS;
                     budget -= 1;
                 } else {
@@ -107,7 +155,7 @@ impl Silo {
                 }
             }
             Ok(true)
-        }))
+        })
     }
 
     /// Moves the checkpoint's place to `end` and lets the frozen overlays go.
@@ -160,7 +208,7 @@ impl Silo {
             }
             content.retention()
         };
-        let done = self.guard(turn.write(|txn| {
+        let done = self.change_index(turn, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
             let mut groups = Vec::new();
             let range = trim.blocks.start / GROUP_BLOCKS..=(trim.blocks.end - 1) / GROUP_BLOCKS;
@@ -169,7 +217,7 @@ impl Silo {
                 Ok(groups.len() < BATCH_GROUPS)
             })?;
             for group in &groups {
-                trim_group(&mut table, slot.number, *group, &trim, &retention)?;
+                trim_group(&mut table, tally, slot.number, *group, &trim, &retention)?;
             }
             let full = groups.len() == BATCH_GROUPS;
             let done = match groups.last() {
@@ -182,7 +230,7 @@ impl Silo {
                 trims.insert(&trim_key(slot.number, trim.stamp, done), trim.blocks.end)?;
             }
             Ok(done)
-        }))?;
+        })?;
         slot.write().trims.shrink(&trim, done);
         Ok(())
     }
@@ -194,18 +242,24 @@ impl Silo {
             return Ok(false);
         }
         let turn = self.index.turn(false);
-        self.guard(turn.write(|txn| {
+        self.change_index(&turn, |txn, tally| {
             let mut forgotten = txn.open_table(FORGOTTEN)?;
             let Some(number) = forgotten.first()?.map(|(number, _)| number.value()) else { return Ok(false) };
-            if clear_slot(txn, number)? {
+            if clear_slot(txn, tally, number)? {
                 forgotten.remove(number)?;
             }
             Ok(true)
-        }))
+        })
     }
 }
 
 impl Content {
+    /// A group from which the watermark has come to let something go.
+    fn next_settled(&self) -> Option<(Seq, u64)> {
+        let ready = self.state.incomplete.is_none() && !self.forgotten;
+        self.unsettled.first().copied().filter(|(until, _)| ready && *until <= self.state.committed)
+    }
+
     /// The rule to merge this overlay by; nothing if a commit that changed the slot's history took it away.
     fn retention_of(&self, frozen: &Arc<Frozen>) -> Option<Retention> {
         self.is_frozen(frozen).then(|| self.retention())
@@ -244,20 +298,39 @@ pub(crate) fn save_row(txn: &WriteTransaction, key: SlotKey, content: &Content, 
     Ok(())
 }
 
-fn merge_group(table: &mut Blocks<'_>, number: u32, group: u64, frozen: &Frozen, retention: &Retention) -> Result<()> {
+/// Moves the frozen versions of a group into the index; returns which number the watermark must pass for more of it to
+/// go, if any.
+fn merge_group(
+    table: &mut Blocks<'_>,
+    tally: &mut Tally,
+    number: u32,
+    group: u64,
+    frozen: &Frozen,
+    retention: &Retention,
+) -> Result<Option<Seq>> {
     let first = group * GROUP_BLOCKS;
-    change_group(table, number, group, |content| {
+    let mut unsettled = None;
+    change_group(table, tally, number, group, |content| {
         for (block, versions) in frozen.overlay.range(first..first + GROUP_BLOCKS) {
             versions.as_slice().iter().for_each(|version| content.insert((block - first) as usize, *version));
         }
         content.prune(retention);
-    })
+        unsettled = content.unsettled(retention);
+    })?;
+    Ok(unsettled)
 }
 
-fn trim_group(table: &mut Blocks<'_>, number: u32, group: u64, trim: &Trim, retention: &Retention) -> Result<()> {
+fn trim_group(
+    table: &mut Blocks<'_>,
+    tally: &mut Tally,
+    number: u32,
+    group: u64,
+    trim: &Trim,
+    retention: &Retention,
+) -> Result<()> {
     let first = group * GROUP_BLOCKS;
     let hole = Version { stamp: trim.stamp, place: Place::Hole };
-    change_group(table, number, group, |content| {
+    change_group(table, tally, number, group, |content| {
         for index in 0..GROUP_BLOCKS as usize {
             if trim.blocks.contains(&(first + index as u64)) && !content.block(index).is_empty() {
                 content.insert(index, hole);
@@ -274,13 +347,16 @@ fn next_ripe(content: &Content) -> Option<Trim> {
 }
 
 /// Removes up to a batch of rows of a slot number; true once there are none left.
-fn clear_slot(txn: &WriteTransaction, number: u32) -> Result<bool> {
+fn clear_slot(txn: &WriteTransaction, tally: &mut Tally, number: u32) -> Result<bool> {
     let mut left = BATCH_GROUPS;
     for definition in [BLOCKS, EXTENTS] {
         let mut table = txn.open_table(definition)?;
         let mut places = Vec::new();
-        each_group(&table, number, 0..=u64::MAX, |place, _| {
+        each_group(&table, number, 0..=u64::MAX, |place, value| {
             places.push(place);
+            if definition.name() == BLOCKS.name() {
+                unpack(value)?.iter().for_each(|(_, version)| tally.loses(version));
+            }
             Ok(places.len() < left)
         })?;
         for place in &places {

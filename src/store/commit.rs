@@ -18,6 +18,7 @@ use crate::store::position::Position;
 use crate::store::silo::Silo;
 use crate::store::slot::{SlotState, Vote};
 use crate::store::slots::{Content, Slot};
+use crate::store::usage::Tally;
 
 /// What a commit does to a slot's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +76,13 @@ impl Silo {
         // A reader waits until a rewritten history is whole; appends to these slots wait at the gates.
         let mut contents: Vec<_> = steps.iter().map(|step| step.slot.write()).collect();
         let row = SiloRow { next_slot, ..self.row().clone() };
-        self.guard(turn.write(|txn| {
+        self.change_index(&turn, |txn, tally| {
             for (step, content) in steps.iter().zip(&mut contents) {
-                step.save(txn, content, end)?;
+                step.save(txn, tally, content, end)?;
             }
             txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
             Ok(())
-        }))?;
+        })?;
         drop(contents);
         *self.row() = row;
         let mut known = self.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +133,7 @@ impl Step<'_> {
         }
     }
 
-    fn save(&self, txn: &WriteTransaction, content: &mut Content, end: Position) -> Result<()> {
+    fn save(&self, txn: &WriteTransaction, tally: &mut Tally, content: &mut Content, end: Position) -> Result<()> {
         if self.commit.change == Change::Forget {
             txn.open_table(SLOTS)?.remove(&slot_key(self.slot.key))?;
             txn.open_table(FORGOTTEN)?.insert(self.slot.number, ())?;
@@ -152,7 +153,7 @@ impl Step<'_> {
                     state.committed = state.committed.min(*base);
                 }
                 content.state = state;
-                rewrite(txn, self.slot.number, content, history)?;
+                rewrite(txn, tally, self.slot.number, content, history)?;
                 content.position = end;
                 content.saved_applied = content.state.applied;
                 content.live_committed = Seq::ZERO;

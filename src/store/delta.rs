@@ -6,6 +6,7 @@ use crate::base::block::{BLOCK_BYTES, EXTENT_BLOCKS, FRAME_DATA_MAX};
 use crate::base::id::{Seq, SlotKey};
 use crate::base::record::Record;
 use crate::store::error::Result;
+use crate::store::read::ReadError;
 use crate::store::silo::Silo;
 use crate::store::slots::Slot;
 use crate::store::staging::ExtentListing;
@@ -54,16 +55,33 @@ impl Silo {
     /// The newest version of a block as a transfer record, verified; none if the block holds no data.
     pub fn version(&self, key: SlotKey, block: u64) -> Result<Option<Record>> {
         let slot = self.find(key)?;
-        let versions = self.current_versions(&slot, block, 1)?;
-        match versions[0].place {
-            Place::Data { .. } => self.record_of(key, block, &versions).map(Some),
-            Place::Zero | Place::Hole => Ok(None),
-        }
+        self.read_current(
+            || self.current_versions(&slot, block, 1),
+            |versions| match versions[0].place {
+                Place::Data { .. } => self.record_of(key, block, versions).map(Some),
+                Place::Zero | Place::Hole => Ok(None),
+            },
+        )
     }
 
     fn read_extent(&self, slot: &Slot, extent: u64, base: Seq) -> Result<(ExtentListing, Vec<Record>)> {
         let first = extent * EXTENT_BLOCKS;
-        let (floor, versions) = self.versions_as_of(slot, first, EXTENT_BLOCKS)?;
+        self.read_current(
+            || self.versions_as_of(slot, first, EXTENT_BLOCKS),
+            |(floor, versions)| self.records_above(slot.key, extent, base, *floor, versions),
+        )
+    }
+
+    /// What an extent holds as of a floor, and the records of its versions above the base.
+    fn records_above(
+        &self,
+        key: SlotKey,
+        extent: u64,
+        base: Seq,
+        floor: Seq,
+        versions: &[Version],
+    ) -> std::result::Result<(ExtentListing, Vec<Record>), ReadError> {
+        let first = extent * EXTENT_BLOCKS;
         let mut listing = ExtentListing::empty(extent, floor);
         for (index, _) in versions.iter().enumerate().filter(|(_, version)| version.exists()) {
             listing.set(index);
@@ -73,7 +91,7 @@ impl Silo {
         while index < versions.len() {
             let run = run_of(&versions[index..]);
             if versions[index].exists() && versions[index].stamp.seq > base {
-                records.push(self.record_of(slot.key, first + index as u64, &versions[index..index + run])?);
+                records.push(self.record_of(key, first + index as u64, &versions[index..index + run])?);
             }
             index += run;
         }
@@ -81,7 +99,7 @@ impl Silo {
     }
 
     /// One record of neighbouring blocks with one stamp.
-    fn record_of(&self, key: SlotKey, first: u64, versions: &[Version]) -> Result<Record> {
+    fn record_of(&self, key: SlotKey, first: u64, versions: &[Version]) -> std::result::Result<Record, ReadError> {
         let (position, stamp) = (first * BLOCK_BYTES, versions[0].stamp);
         let record = match versions[0].place {
             Place::Zero => Record::zeroes(key, position, versions.len() as u64 * BLOCK_BYTES, stamp),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
+use crate::store::ballast::{Ballast, grow};
+
 /// The lock of a silo. Dropping it releases the silo.
 pub trait DiskLock: Send + Sync {}
 
@@ -161,7 +163,10 @@ impl DiskFile for RealFile {
 }
 
 /// A file as redb wants it. The silo's own lock guards it, so it has none.
-pub struct IndexFile(pub Arc<dyn DiskFile>);
+pub(crate) struct IndexFile {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) ballast: Option<Arc<Ballast>>,
+}
 
 impl fmt::Debug for IndexFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -171,23 +176,23 @@ impl fmt::Debug for IndexFile {
 
 impl redb::StorageBackend for IndexFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.size()
+        self.file.size()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(out, offset)
+        self.file.read_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        if len > self.file.size()? { grow(&*self.file, self.ballast.as_deref(), len) } else { self.file.set_len(len) }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_vectored_at(&mut [IoSlice::new(data)], offset)
+        self.file.write_vectored_at(&mut [IoSlice::new(data)], offset)
     }
 }
 

@@ -1,9 +1,11 @@
 //! All versions of 64 neighbouring blocks, unpacked to be changed.
 
+use crate::base::id::Seq;
 use crate::store::error::Result;
 use crate::store::keys::{Entry, GROUP_BLOCKS, pack, unpack};
-use crate::store::version::{Retention, Version, insert};
+use crate::store::version::{Place, Retention, Version, insert};
 
+#[derive(Clone)]
 pub(crate) struct Group {
     blocks: Vec<Vec<Version>>,
 }
@@ -33,6 +35,18 @@ impl Group {
         insert(&mut self.blocks[index], version);
     }
 
+    /// All versions.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.blocks.iter().flatten()
+    }
+
+    /// Lets a version lie where it was copied to, if it still lies where it was copied from.
+    pub(crate) fn relocate(&mut self, index: usize, from: Version, to: Place) {
+        if let Some(held) = self.blocks[index].iter_mut().find(|held| **held == from) {
+            held.place = to;
+        }
+    }
+
     /// The versions of the block with this index, oldest first.
     pub(crate) fn block(&self, index: usize) -> &[Version] {
         &self.blocks[index]
@@ -43,6 +57,14 @@ impl Group {
         for (index, versions) in self.blocks.iter_mut().enumerate() {
             versions.retain(|version| keep(index, version));
         }
+    }
+
+    /// The number that the watermark must pass for older versions of some block to go, or for the trim on top of it;
+    /// nothing if none is waiting for it.
+    pub(crate) fn unsettled(&self, retention: &Retention) -> Option<Seq> {
+        let waits = |versions: &&Vec<Version>| versions.len() > 1 || versions.iter().any(|v| !v.exists());
+        let newest = self.blocks.iter().filter(waits).filter_map(|versions| versions.last());
+        newest.map(|version| version.stamp.seq).filter(|seq| *seq > retention.committed).max()
     }
 
     /// Lets go of what nothing needs.

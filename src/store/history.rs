@@ -29,6 +29,7 @@ use crate::store::slot::Vote;
 use crate::store::slots::Content;
 use crate::store::staging::{ExtentListing, Staging};
 use crate::store::trims::Trim;
+use crate::store::usage::Tally;
 use crate::store::version::{Place, Retention, Version};
 
 /// What did not come by a record of the slot's stream counts as older than any end of the log, so that it is saved with
@@ -90,7 +91,13 @@ impl History {
 }
 
 /// Moves the slot's overlay into the index and changes its history there. The content has its new state already.
-pub(crate) fn rewrite(txn: &WriteTransaction, number: u32, content: &mut Content, history: &History) -> Result<()> {
+pub(crate) fn rewrite(
+    txn: &WriteTransaction,
+    tally: &mut Tally,
+    number: u32,
+    content: &mut Content,
+    history: &History,
+) -> Result<()> {
     let staged = content.staging.take();
     let staging = match history {
         History::Adopt { .. } => staged.unwrap_or_default(),
@@ -103,7 +110,7 @@ pub(crate) fn rewrite(txn: &WriteTransaction, number: u32, content: &mut Content
     let retention = Retention::of(&content.state, Seq::ZERO, content.markers.stamps());
     let mut table = txn.open_table(BLOCKS)?;
     for group in concerned_groups(content, &staging, *history) {
-        change_group(&mut table, number, group, |blocks| {
+        change_group(&mut table, tally, number, group, |blocks| {
             let first = group * GROUP_BLOCKS;
             content.overlaid_versions(first..first + GROUP_BLOCKS, |block, version| {
                 blocks.insert((block - first) as usize, version);

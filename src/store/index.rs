@@ -12,10 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
+use crate::store::ballast::Ballast;
 use crate::store::disk::{DiskFile, IndexFile};
 use crate::store::error::{Damage, Result, StoreError};
 use crate::store::group::Group;
-use crate::store::keys::{BLOCKS, EXTENTS, FORGOTTEN, MARKERS, SILO, SLOTS, TRIMS, place_key, place_of_key};
+use crate::store::keys::{BLOCKS, EXTENTS, FORGOTTEN, MARKERS, SEGMENTS, SILO, SLOTS, TRIMS, place_key, place_of_key};
+use crate::store::usage::Tally;
 
 pub(crate) struct Index {
     database: Database,
@@ -40,8 +42,9 @@ pub(crate) type Blocks<'txn> = Table<'txn, &'static [u8; 12], &'static [u8]>;
 
 impl Index {
     /// Opens the file, or makes an index in an empty one.
-    pub(crate) fn open(file: Arc<dyn DiskFile>, cache_bytes: usize) -> Result<Index> {
-        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(IndexFile(file.clone()));
+    pub(crate) fn open(file: Arc<dyn DiskFile>, ballast: Option<Arc<Ballast>>, cache_bytes: usize) -> Result<Index> {
+        let backend = IndexFile { file: file.clone(), ballast };
+        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
         let database = opened.map_err(|error| match error {
             redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
                 StoreError::Io { doing: "read the index", error }
@@ -60,6 +63,7 @@ impl Index {
         txn.open_table(TRIMS)?;
         txn.open_table(MARKERS)?;
         txn.open_table(FORGOTTEN)?;
+        txn.open_table(SEGMENTS)?;
         Ok(())
     }
 
@@ -132,9 +136,11 @@ pub(crate) fn each_group(
     Ok(())
 }
 
-/// Changes one group of a slot; an empty one is removed, an unchanged one is not written.
+/// Changes one group of a slot and tallies what that changes in the segments; an empty group is removed, an unchanged
+/// one is not written.
 pub(crate) fn change_group(
     table: &mut Blocks<'_>,
+    tally: &mut Tally,
     number: u32,
     group: u64,
     change: impl FnOnce(&mut Group),
@@ -144,8 +150,13 @@ pub(crate) fn change_group(
         Some(value) => (Group::unpack(value.value())?, Some(value.value().to_vec())),
         None => (Group::empty(), None),
     };
+    let held = content.clone();
     change(&mut content);
     let after = content.pack();
+    if after != before {
+        held.versions().for_each(|version| tally.loses(version));
+        content.versions().for_each(|version| tally.gains(version));
+    }
     match after {
         _ if after == before => {}
         Some(bytes) => {

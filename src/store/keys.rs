@@ -9,6 +9,7 @@
 //! | `trims` | number u32, epoch, seq, first block | end block u64 | pending long trims, oldest first |
 //! | `markers` | number u32, epoch, seq | snapshot | live snapshot markers, oldest first |
 //! | `forgotten` | number u32 | nothing | numbers whose rows are still being removed, piece by piece |
+//! | `segments` | segment u32 | count u32, CRC32C u32 | blocks that `blocks` has in each segment: what cleaning goes by |
 //!
 //! Numbers in keys are big-endian, so that redb's byte order is their order; in values they are little-endian. A slot's
 //! number is 4 bytes instead of its name's 20 and is never used again, so that forgetting a volume is one small
@@ -54,6 +55,7 @@ pub(crate) const EXTENTS: TableDefinition<&[u8; 12], &[u8]> = TableDefinition::n
 pub(crate) const TRIMS: TableDefinition<&[u8; 28], u64> = TableDefinition::new("trims");
 pub(crate) const MARKERS: TableDefinition<&[u8; 20], &[u8; 16]> = TableDefinition::new("markers");
 pub(crate) const FORGOTTEN: TableDefinition<u32, ()> = TableDefinition::new("forgotten");
+pub(crate) const SEGMENTS: TableDefinition<u32, u64> = TableDefinition::new("segments");
 
 /// The only key of the table `silo`.
 pub(crate) const SILO_KEY: u8 = 0;

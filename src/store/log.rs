@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::id::{Incarnation, SiloId};
 use crate::base::record::Record;
+use crate::store::cold::Cold;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::error::Operation;
 use crate::store::position::Position;
@@ -43,6 +44,9 @@ pub(crate) struct Log {
     syncing: Mutex<()>,
     durable: AtomicU64,
     allocated_bytes: AtomicU64,
+    /// Every segment on the disk with the bytes it takes.
+    files: Mutex<BTreeMap<u32, u64>>,
+    pub(super) cold: Mutex<Cold>,
     handles: Mutex<Handles>,
 }
 
@@ -53,12 +57,17 @@ struct Writer {
     /// Segments made ahead, durable and empty, in the order of their use.
     spares: VecDeque<(u32, Arc<dyn DiskFile>)>,
     next_number: u32,
+    /// The number of the first segment of this life, until it is made: the log's end may have been named by it.
+    first_number: Option<u32>,
 }
 
-struct Current {
-    number: u32,
-    file: Arc<dyn DiskFile>,
-    offset: u32,
+/// A segment that is being appended to.
+pub(crate) struct Current {
+    pub(super) number: u32,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) offset: u32,
+    /// Bytes of the segment.
+    pub(super) bytes: u32,
 }
 
 /// Open files by segment, the longest unused closed first.
@@ -69,37 +78,50 @@ struct Handles {
 }
 
 impl Log {
-    /// A log with these segments on the disk. It continues at `end` if that is given; else the next append begins a
-    /// new segment.
+    /// A log with the segments on the disk. It continues at `end` if that is given; else the next append begins the
+    /// segment `first_number`, which does not exist.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         silo: SiloId,
         incarnation: Incarnation,
         segment_bytes: u32,
-        next_number: u32,
+        first_number: u32,
         end: Option<Position>,
     ) -> io::Result<Log> {
-        let mut allocated = 0;
+        let mut files = BTreeMap::new();
         for number in disk.list()?.iter().filter_map(|name| segment_number(name)) {
-            allocated += disk.open(&segment_name(number))?.size()?;
+            files.insert(number, disk.open(&segment_name(number))?.size()?);
         }
+        let allocated = files.values().sum();
         let current = match end {
             Some(end) => {
                 let file = disk.open(&segment_name(end.segment()))?;
-                Some(Current { number: end.segment(), file, offset: end.offset() })
+                // It may have been made when segments were of another size.
+                let bytes = u32::try_from(file.size()?).unwrap_or(segment_bytes);
+                Some(Current { number: end.segment(), file, offset: end.offset(), bytes })
             }
             None => None,
         };
-        let durable = end.unwrap_or(Position::new(next_number, SEGMENT_HEADER_BYTES));
+        let durable = end.unwrap_or(Position::new(first_number, SEGMENT_HEADER_BYTES));
+        let next_number = files.keys().next_back().map_or(0, |last| *last).max(first_number) + 1;
+        let first_number = end.is_none().then_some(first_number);
         Ok(Log {
             disk,
             silo,
             incarnation,
             segment_bytes,
-            writer: Mutex::new(Writer { current, left: Vec::new(), spares: VecDeque::new(), next_number }),
+            writer: Mutex::new(Writer {
+                current,
+                left: Vec::new(),
+                spares: VecDeque::new(),
+                next_number,
+                first_number,
+            }),
             syncing: Mutex::new(()),
             durable: AtomicU64::new(durable.0),
             allocated_bytes: AtomicU64::new(allocated),
+            files: Mutex::new(files),
+            cold: Mutex::default(),
             handles: Mutex::default(),
         })
     }
@@ -112,6 +134,25 @@ impl Log {
     /// Everything before this place survives a power loss.
     pub(crate) fn durable(&self) -> Position {
         Position(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Bytes of a segment.
+    pub(crate) fn bytes_of(&self, number: u32) -> u64 {
+        self.files().get(&number).copied().unwrap_or(0)
+    }
+
+    /// Bytes of the segments made ahead.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.writer().spares.len() as u64 * u64::from(self.segment_bytes)
+    }
+
+    /// The segments on the disk.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.files().keys().copied().collect()
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u32 {
+        self.segment_bytes
     }
 
     /// Bytes that the segments take on the disk.
@@ -165,7 +206,7 @@ impl Log {
     /// disk is no failure here: the append that needs the segment will be refused.
     pub(crate) fn prepare(&self, limit_bytes: u64) -> Result<(), LogError> {
         let mut writer = self.writer();
-        let half_full = writer.current.as_ref().is_some_and(|current| current.offset > self.segment_bytes / 2);
+        let half_full = writer.current.as_ref().is_some_and(|current| current.offset > current.bytes / 2);
         if !half_full || !writer.spares.is_empty() {
             return Ok(());
         }
@@ -173,6 +214,11 @@ impl Log {
             Err(LogError::NoSpace) => Ok(()),
             other => other,
         }
+    }
+
+    /// Makes one more segment ahead.
+    pub(crate) fn prepare_next(&self, limit_bytes: u64) -> Result<(), LogError> {
+        self.make_spare(&mut self.writer(), limit_bytes)
     }
 
     /// Fills `buffer` from a segment.
@@ -186,8 +232,8 @@ impl Log {
         for number in numbers {
             self.handles().open.remove(number);
             let name = segment_name(*number);
-            let bytes = self.disk.open(&name)?.size()?;
             self.disk.remove(&name)?;
+            let bytes = self.files().remove(number).unwrap_or(0);
             self.allocated_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         if numbers.is_empty() { Ok(()) } else { self.disk.sync_dir() }
@@ -204,38 +250,34 @@ impl Log {
 
     /// How many new segments a batch needs.
     fn rolls(&self, writer: &Writer, records: &[Record]) -> Result<usize, LogError> {
-        let (mut rolls, mut offset) = (0, writer.current.as_ref().map_or(self.segment_bytes, |c| c.offset));
+        let (mut rolls, mut room) = (0, writer.current.as_ref().map_or(0, Current::room));
         for record in records {
-            if self.room(SEGMENT_HEADER_BYTES) < entry_bytes(record.len()) {
+            let (bytes, fresh) = (entry_bytes(record.len()), room_after(self.segment_bytes, SEGMENT_HEADER_BYTES));
+            if fresh < bytes {
                 return Err(LogError::TooLong);
             }
-            if self.room(offset) < entry_bytes(record.len()) {
+            if room < bytes {
                 rolls += 1;
-                offset = SEGMENT_HEADER_BYTES;
+                room = fresh;
             }
-            offset += entry_bytes(record.len());
+            room -= bytes;
         }
         Ok(rolls)
     }
 
     /// How many of these records fit in the current segment.
     fn fitting(&self, current: Option<&Current>, records: &[Record]) -> usize {
-        let Some(mut offset) = current.map(|current| current.offset) else { return 0 };
+        let Some(mut room) = current.map(Current::room) else { return 0 };
         let fits = |record: &&Record| {
             let bytes = entry_bytes(record.len());
-            let room = self.room(offset) >= bytes;
-            offset = offset.saturating_add(bytes);
-            room
+            let fits = room >= bytes;
+            room = room.saturating_sub(bytes);
+            fits
         };
         records.iter().take_while(fits).count()
     }
 
-    /// Bytes left for entries after this offset; an end mark must always fit.
-    fn room(&self, offset: u32) -> u32 {
-        self.segment_bytes.saturating_sub(offset).saturating_sub(PREFIX_BYTES)
-    }
-
-    fn write(
+    pub(super) fn write(
         &self,
         current: &mut Current,
         records: &[Record],
@@ -262,7 +304,7 @@ impl Log {
     /// Ends the current segment in order and goes on in the next one, which was made before.
     fn roll(&self, writer: &mut Writer) -> Result<(), LogError> {
         let Some((number, file)) = writer.spares.pop_front() else { return Err(LogError::NoSpace) };
-        let next = Current { number, file, offset: SEGMENT_HEADER_BYTES };
+        let next = Current { number, file, offset: SEGMENT_HEADER_BYTES, bytes: self.segment_bytes };
         if let Some(last) = writer.current.replace(next) {
             let at = Position::new(last.number, last.offset);
             let end = prefix(self.silo, at, 0, self.durable());
@@ -273,14 +315,48 @@ impl Log {
         Ok(())
     }
 
-    /// Makes a segment that continues the last one: allocated, with its header, file and directory synced.
+    /// Makes a segment that continues the last one.
     fn make_spare(&self, writer: &mut Writer, limit_bytes: u64) -> Result<(), LogError> {
-        if self.allocated_bytes() + u64::from(self.segment_bytes) > limit_bytes {
-            return Err(LogError::NoSpace);
-        }
-        let number = writer.next_number;
+        let number = writer.first_number.unwrap_or(writer.next_number);
         let last = writer.spares.back().map(|(number, _)| *number);
         let continues = last.or(writer.current.as_ref().map(|current| current.number)).unwrap_or(0);
+        let file = self.make_segment(number, continues, limit_bytes)?;
+        if writer.first_number.take().is_none() {
+            writer.next_number += 1;
+        }
+        writer.spares.push_back((number, file));
+        Ok(())
+    }
+
+    /// A number for a segment that is not of the chain.
+    pub(super) fn take_number(&self) -> u32 {
+        let mut writer = self.writer();
+        writer.next_number += 1;
+        writer.next_number - 1
+    }
+
+    /// Makes a segment: allocated, with its header, file and directory synced.
+    pub(super) fn make_segment(
+        &self,
+        number: u32,
+        continues: u32,
+        limit_bytes: u64,
+    ) -> Result<Arc<dyn DiskFile>, LogError> {
+        let bytes = u64::from(self.segment_bytes);
+        let take = |allocated: u64| (allocated + bytes <= limit_bytes).then_some(allocated + bytes);
+        if self.allocated_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return Err(LogError::NoSpace);
+        }
+        let made = self.make_file(number, continues);
+        if made.is_ok() {
+            self.files().insert(number, bytes);
+        } else {
+            self.allocated_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        made
+    }
+
+    fn make_file(&self, number: u32, continues: u32) -> Result<Arc<dyn DiskFile>, LogError> {
         let header = SegmentHeader { silo: self.silo, number, continues, incarnation: self.incarnation };
         let name = segment_name(number);
         let failed = |error| LogError::Failed(Operation::Write, error);
@@ -297,10 +373,11 @@ impl Log {
         }
         file.write_vectored_at(&mut [IoSlice::new(&header.encode())], 0).map_err(failed)?;
         file.sync_data().and_then(|()| self.disk.sync_dir()).map_err(|e| LogError::Failed(Operation::Sync, e))?;
-        self.allocated_bytes.fetch_add(u64::from(self.segment_bytes), Ordering::Relaxed);
-        writer.next_number += 1;
-        writer.spares.push_back((number, file));
-        Ok(())
+        Ok(file)
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<u32, u64>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handle(&self, segment: u32) -> io::Result<Arc<dyn DiskFile>> {
@@ -322,12 +399,25 @@ impl Log {
     }
 }
 
+impl Current {
+    /// Bytes left for entries.
+    pub(super) fn room(&self) -> u32 {
+        room_after(self.bytes, self.offset)
+    }
+}
+
+/// Bytes left for entries after this offset; an end mark must always fit.
+fn room_after(bytes: u32, offset: u32) -> u32 {
+    bytes.saturating_sub(offset).saturating_sub(PREFIX_BYTES)
+}
+
 impl Writer {
     fn end(&self) -> Position {
         match &self.current {
             Some(current) => Position::new(current.number, current.offset),
             None => {
-                let number = self.spares.front().map_or(self.next_number, |(number, _)| *number);
+                let ahead = self.spares.front().map(|(number, _)| *number).or(self.first_number);
+                let number = ahead.unwrap_or(self.next_number);
                 Position::new(number, SEGMENT_HEADER_BYTES)
             }
         }

@@ -12,6 +12,10 @@
 //! `commit.rs` makes the replication protocol's decisions durable, `history.rs` changes what belongs to a slot's past,
 //! `delta.rs` and `staging.rs` are the two ends of catching up, `open.rs` and `replay.rs` bring a silo back.
 //!
+//! Space: `usage.rs` counts in the index's own transactions what is needed of each segment; `cleaning.rs` removes the
+//! segments that are not needed and copies what is left of the emptiest to segments apart from the log (`cold.rs`);
+//! `space.rs` decides when that is worth it and when the silo is full; `ballast.rs` keeps room for the index.
+//!
 //! The files of a silo's directory:
 //!
 //! | file | what it is | byte map |
@@ -19,6 +23,7 @@
 //! | `superblock` | makes the directory a silo: its id and format version | `superblock.rs` |
 //! | `segment-xxxxxxxx` | the log, 64 MiB each, numbered in hexadecimal | `segment.rs` |
 //! | `index.redb` | the index and the state of slots | `keys.rs` |
+//! | `reserve` | empty space, made when the disk is nearly full, for the index to grow into | |
 //! | `lock` | empty; locked by the process that has the silo open | |
 //! | `fault` | only after a failed write or sync: which, and why, as two lines of text | |
 //! | `formatting` | only while the silo is being formatted | |
@@ -34,6 +39,7 @@
 //! This layer knows slots, versions and histories, not why the protocol wants them so; it never touches the network,
 //! starts no thread, and takes time and randomness from outside, so that a simulation can run it on a disk in memory.
 
+pub mod cleaning;
 pub mod commit;
 pub mod delta;
 pub mod disk;
@@ -44,11 +50,14 @@ pub mod replay;
 pub mod segment;
 pub mod silo;
 pub mod slot;
+pub mod space;
 pub mod staging;
 pub mod superblock;
 
 mod append;
+mod ballast;
 mod checkpoint;
+mod cold;
 mod extents;
 mod group;
 mod history;
@@ -59,6 +68,7 @@ mod open;
 mod position;
 mod slots;
 mod trims;
+mod usage;
 mod version;
 
 #[cfg(test)]

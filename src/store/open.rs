@@ -17,6 +17,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use crate::base::id::{SiloId, SlotKey};
 use crate::base::record::{Record, RecordKind};
+use crate::store::ballast::Ballast;
 use crate::store::commit::{Change, SlotCommit};
 use crate::store::disk::Disk;
 use crate::store::error::{Damage, Fault, Operation, Result, StoreError};
@@ -33,8 +34,10 @@ use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
 use crate::store::silo::{Silo, SiloOptions, extend_chain};
 use crate::store::slot::SlotState;
 use crate::store::slots::{Content, Slot};
+use crate::store::space::Space;
 use crate::store::superblock::{FAULT_NAME, INDEX_NAME, identify, lock};
 use crate::store::trims::Trim;
+use crate::store::usage::Usage;
 
 /// Records gathered for one write while the tail is written again.
 const REWRITE_RECORDS: usize = 256;
@@ -48,26 +51,32 @@ impl Silo {
     pub fn open(disk: Arc<dyn Disk>, options: SiloOptions) -> Result<Silo> {
         let id = identify(&disk)?;
         let lock = lock(&disk)?;
-        let index = open_index(&disk, &options)?;
+        let ballast = Arc::new(Ballast::open(disk.clone()).map_err(StoreError::io("open the reserve"))?);
+        let index = open_index(&disk, &ballast, &options)?;
         let fault = read_fault(&disk)?;
         let (mut row, slots) = load(&index, id)?;
         let was_clean = row.clean;
+        let (usage, counted) = load_usage(&index)?;
         if fault.is_none() {
             row.clean = false;
             extend_chain(&mut row.chain, options.incarnation);
             index.turn(true).write(|txn| {
                 txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
-                Ok(())
+                if counted { usage.save(txn) } else { Ok(()) }
             })?;
         }
         let numbers = segment_numbers(&disk)?;
-        let next_number = numbers.last().map_or(1, |last| last + 1).max(row.checkpoint.segment());
+        // The checkpoint may name a segment that nothing was ever written to: the log goes on there.
+        let named = row.checkpoint.segment();
+        let next_number = numbers.last().map_or(1, |last| last + 1).max(named);
+        let next_number = if numbers.contains(&named) { next_number } else { named };
         let log = open_log(&disk, id, &options, next_number, None)?;
         let mut silo = Silo {
             disk,
             id,
             log,
             index,
+            ballast,
             slots: RwLock::new(slots),
             row: Mutex::new(row),
             fault: fault.map_or_else(OnceLock::new, OnceLock::from),
@@ -76,6 +85,9 @@ impl Silo {
             unsaved_peers: AtomicBool::new(false),
             pending_bytes: AtomicU64::new(0),
             checkpointing: Mutex::new(()),
+            usage,
+            cleaning: Mutex::default(),
+            space: Space::new(next_number),
             options,
             _lock: lock,
         };
@@ -169,16 +181,20 @@ impl Silo {
     }
 
     /// Removes the segments behind the tail, which nothing refers to: made ahead and never used, or cut off by a tear.
+    /// Copies that cleaning made lie behind the tail too, in segments that no other continues: the index has those.
     fn remove_unused(&self, tail: &Tail, numbers: &[u32]) -> Result<()> {
         let referred = self.all_slots().iter().map(|slot| slot.read().position.segment()).max().unwrap_or(0);
         let current = self.log.end().segment();
-        let unused = |number: &u32| *number > tail.end.segment() && *number > referred && *number != current;
+        let unused = |number: &u32| {
+            let behind = *number > tail.end.segment() && *number > referred && *number != current;
+            behind && self.usage.of(*number) == 0
+        };
         let unused: Vec<u32> = numbers.iter().copied().filter(unused).collect();
         self.log.remove(&unused).map_err(StoreError::io("remove unused segments"))
     }
 }
 
-fn open_index(disk: &Arc<dyn Disk>, options: &SiloOptions) -> Result<Index> {
+fn open_index(disk: &Arc<dyn Disk>, ballast: &Arc<Ballast>, options: &SiloOptions) -> Result<Index> {
     let missing = || StoreError::Damaged(Damage::Index("the file is missing or empty".to_owned()));
     let file = match disk.open(INDEX_NAME) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
@@ -187,7 +203,7 @@ fn open_index(disk: &Arc<dyn Disk>, options: &SiloOptions) -> Result<Index> {
     if file.size().map_err(StoreError::io("size the index"))? == 0 {
         return Err(missing());
     }
-    Index::open(file, options.index_cache_bytes)
+    Index::open(file, Some(ballast.clone()), options.index_cache_bytes)
 }
 
 fn open_log(
@@ -242,6 +258,15 @@ fn load(index: &Index, id: SiloId) -> Result<(SiloRow, BTreeMap<SlotKey, Arc<Slo
         slots.insert(key, Arc::new(slot));
     }
     Ok((row, slots))
+}
+
+/// The blocks that the index has in each segment, and whether they had to be counted.
+fn load_usage(index: &Index) -> Result<(Usage, bool)> {
+    let txn = index.read()?;
+    match Usage::load(&txn)? {
+        Some(usage) => Ok((usage, false)),
+        None => Ok((Usage::count(&txn)?, true)),
+    }
 }
 
 fn load_content(txn: &ReadTransaction, number: u32, content: &mut Content) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Reading: which version of each block is current, and its bytes, verified.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -59,8 +60,10 @@ impl Silo {
             return Err(StoreError::OutOfRange);
         }
         let slot = self.find(key)?;
-        let current = self.current_versions(&slot, first_block, count.into())?;
-        let data = self.read_versions(first_block, &current)?;
+        let data = self.read_current(
+            || self.current_versions(&slot, first_block, count.into()),
+            |versions| self.read_versions(first_block, versions),
+        )?;
         Ok(BlockRun { first_block, data })
     }
 
@@ -147,8 +150,33 @@ impl Silo {
         Ok((applied, current))
     }
 
+    /// Looks up where things lie and reads them; again if a segment was cleaned away in between, for then they lie
+    /// elsewhere. A segment that is missing without that is damage.
+    pub(crate) fn read_current<L: PartialEq, T>(
+        &self,
+        mut look_up: impl FnMut() -> Result<L>,
+        mut read: impl FnMut(&L) -> std::result::Result<T, ReadError>,
+    ) -> Result<T> {
+        let mut last = None;
+        loop {
+            let found = look_up()?;
+            match read(&found) {
+                Ok(done) => return Ok(done),
+                Err(ReadError::Store(error)) => return Err(error),
+                Err(ReadError::Gone { block, stamp }) if last.as_ref() == Some(&found) => {
+                    return Err(StoreError::BadBlock { block, stamp });
+                }
+                Err(ReadError::Gone { .. }) => last = Some(found),
+            }
+        }
+    }
+
     /// The bytes of these versions of neighbouring blocks, one read for each piece of the log.
-    pub(crate) fn read_versions(&self, first_block: u64, versions: &[Version]) -> Result<Bytes> {
+    pub(crate) fn read_versions(
+        &self,
+        first_block: u64,
+        versions: &[Version],
+    ) -> std::result::Result<Bytes, ReadError> {
         let mut data = vec![0; versions.len() * BLOCK];
         for piece in pieces(versions) {
             let target = &mut data[piece.first * BLOCK..(piece.first + piece.blocks.len()) * BLOCK];
@@ -157,8 +185,11 @@ impl Silo {
         Ok(data.into())
     }
 
-    fn read_piece(&self, first_block: u64, piece: &Piece, target: &mut [u8]) -> Result<()> {
-        if self.log.read(piece.segment, piece.offset, target).is_err() {
+    fn read_piece(&self, first_block: u64, piece: &Piece, target: &mut [u8]) -> std::result::Result<(), ReadError> {
+        if let Err(error) = self.log.read(piece.segment, piece.offset, target) {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Err(ReadError::Gone { block: first_block, stamp: piece.blocks[0].1 });
+            }
             // One bad sector must not condemn its neighbours: find out which block it is.
             for (index, (_, stamp)) in piece.blocks.iter().enumerate() {
                 let offset = piece.offset + (index * BLOCK) as u32;
@@ -168,10 +199,26 @@ impl Silo {
         }
         for (index, (crc, stamp)) in piece.blocks.iter().enumerate() {
             if crc32c::crc32c(&target[index * BLOCK..(index + 1) * BLOCK]) != *crc {
-                return Err(StoreError::BadBlock { block: first_block + index as u64, stamp: *stamp });
+                return Err(StoreError::BadBlock { block: first_block + index as u64, stamp: *stamp }.into());
             }
         }
         Ok(())
+    }
+}
+
+/// Why bytes could not be read.
+pub(crate) enum ReadError {
+    /// The segment is not there.
+    Gone {
+        block: u64,
+        stamp: Stamp,
+    },
+    Store(StoreError),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        ReadError::Store(error)
     }
 }
 

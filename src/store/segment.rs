@@ -139,6 +139,8 @@ pub enum BadEntry {
     Prefix,
     /// The record is none.
     Record(RecordError),
+    /// The disk does not give the bytes.
+    Unreadable,
 }
 
 impl fmt::Display for BadEntry {
@@ -146,6 +148,7 @@ impl fmt::Display for BadEntry {
         match self {
             BadEntry::Prefix => f.write_str("nothing was written here"),
             BadEntry::Record(error) => error.fmt(f),
+            BadEntry::Unreadable => f.write_str("the disk cannot read it"),
         }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::base::id::{Epoch, Incarnation, NetworkId, Seq, SiloId, SlotKey};
+use crate::store::ballast::Ballast;
 use crate::store::checkpoint::save_row;
+use crate::store::cleaning::Cleaning;
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::Index;
@@ -15,7 +17,9 @@ use crate::store::log::{Log, LogError};
 use crate::store::replay::Finding;
 use crate::store::slot::SlotState;
 use crate::store::slots::Slot;
+use crate::store::space::Space;
 use crate::store::superblock::{self, FAULT_NAME};
+use crate::store::usage::Usage;
 
 /// How a silo is opened.
 #[derive(Clone, Debug)]
@@ -39,6 +43,11 @@ pub struct SiloOptions {
 
 /// Long enough that making one is rare, short enough that cleaning one is quick.
 pub const SEGMENT_BYTES: u32 = 64 << 20;
+/// A silo of less than 16 GiB has smaller segments, down to this: it keeps some of them free.
+const SEGMENT_BYTES_MIN: u32 = 8 << 20;
+/// What lies past the checkpoint cannot be cleaned: on a small silo it must be little.
+const SMALL_PARTS: u64 = 64;
+const CHECKPOINT_LOG_BYTES_MIN: u64 = 32 << 20;
 /// The index of a busy 100 GiB has its inner pages and hottest leaves in this.
 pub const INDEX_CACHE_BYTES: usize = 64 << 20;
 /// Bounds the time to open after a crash: on two busy cores and a disk of 300 MB/s, reading 540 MB back, writing and
@@ -52,6 +61,12 @@ const CHECKPOINT_OVERDUE: u64 = 4;
 /// The most links of the chain that are kept while the cluster state confirms none.
 const CHAIN_MAX: usize = 1024;
 
+fn segment_bytes_of(capacity_bytes: u64) -> u32 {
+    let parts = (capacity_bytes / 256).clamp(u64::from(SEGMENT_BYTES_MIN), u64::from(SEGMENT_BYTES));
+    // At most SEGMENT_BYTES, which fits; whole mebibytes.
+    (parts as u32) & !((1 << 20) - 1)
+}
+
 impl SiloOptions {
     /// The defaults around what must be given.
     pub fn new(capacity_bytes: u64, incarnation: Incarnation, boot_id: [u8; 16]) -> Self {
@@ -59,9 +74,9 @@ impl SiloOptions {
             capacity_bytes,
             incarnation,
             boot_id,
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: segment_bytes_of(capacity_bytes),
             index_cache_bytes: INDEX_CACHE_BYTES,
-            checkpoint_log_bytes: CHECKPOINT_LOG_BYTES,
+            checkpoint_log_bytes: CHECKPOINT_LOG_BYTES.min(capacity_bytes / SMALL_PARTS).max(CHECKPOINT_LOG_BYTES_MIN),
             checkpoint_versions: CHECKPOINT_VERSIONS,
         }
     }
@@ -74,6 +89,7 @@ pub struct Silo {
     pub(crate) options: SiloOptions,
     pub(crate) log: Log,
     pub(crate) index: Index,
+    pub(crate) ballast: Arc<Ballast>,
     pub(crate) slots: RwLock<BTreeMap<SlotKey, Arc<Slot>>>,
     pub(crate) row: Mutex<SiloRow>,
     pub(crate) fault: OnceLock<Fault>,
@@ -85,6 +101,9 @@ pub struct Silo {
     /// A slot has reports of other silos that are not in its row.
     pub(crate) unsaved_peers: AtomicBool,
     pub(crate) checkpointing: Mutex<()>,
+    pub(crate) usage: Usage,
+    pub(crate) cleaning: Mutex<Cleaning>,
+    pub(crate) space: Space,
     pub(crate) _lock: Box<dyn DiskLock>,
 }
 
@@ -138,18 +157,7 @@ impl Silo {
 
     /// Bytes that the silo's segments and index take on the disk.
     pub fn used_bytes(&self) -> u64 {
-        self.log.allocated_bytes() + self.index.size()
-    }
-
-    /// Whether new writes may be taken while `reserve_bytes` stay free for what must never be refused: sequenced
-    /// writes, recovery and trims of every slot (rule 6 of the protocol).
-    pub fn takes_writes(&self, reserve_bytes: u64) -> bool {
-        if self.fault.get().is_some() {
-            return false;
-        }
-        let reserve_bytes = reserve_bytes + u64::from(self.options.segment_bytes);
-        let left = self.options.capacity_bytes.saturating_sub(self.used_bytes());
-        left >= reserve_bytes && self.disk.free_bytes().is_ok_and(|free| free >= reserve_bytes)
+        self.log.allocated_bytes() + self.index.size() + self.ballast.bytes()
     }
 
     /// The write or sync that failed, in this life or an earlier one. It is final: nothing is taken any more.
@@ -263,11 +271,6 @@ impl Silo {
         self.fault.get().map_or(Ok(()), |fault| Err(StoreError::Faulted(fault.clone())))
     }
 
-    /// Bytes that segments may take: the index has its part of the capacity too.
-    pub(crate) fn log_limit_bytes(&self) -> u64 {
-        self.options.capacity_bytes.saturating_sub(self.index.size())
-    }
-
     /// Turns a failure of the log into the silo's: all but a lack of space is final.
     pub(crate) fn log_failure(&self, error: LogError) -> StoreError {
         match error {
@@ -288,7 +291,7 @@ impl Silo {
 
     /// Remembers a failure for good, on the disk too as far as that still works: if it does not, the stop will have
     /// been an unclean one, after which the tail is written anew.
-    fn fail(&self, operation: Operation, cause: String) -> StoreError {
+    pub(crate) fn fail(&self, operation: Operation, cause: String) -> StoreError {
         let fault = self.fault.get_or_init(|| Fault { operation, cause }).clone();
         let text = format!("{}\n{}\n", fault.operation.word(), fault.cause);
         let written = self.disk.create(FAULT_NAME).and_then(|file| {

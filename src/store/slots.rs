@@ -4,7 +4,7 @@
 //! and being moved into the index. A block's newest version is in the active overlay, else in the frozen one, else in
 //! the index, because a slot's stream only goes forward.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -54,6 +54,9 @@ pub(crate) struct Content {
     pub(crate) extents: Extents,
     pub(crate) markers: Markers,
     pub(crate) staging: Option<Staging>,
+    /// Groups of the index that hold versions beneath one that was not committed when they were merged, by the number
+    /// that the watermark must pass for them to go. Lost at a restart: they then go when the group changes next.
+    pub(crate) unsettled: BTreeSet<(Seq, u64)>,
     /// The volume was deleted; nothing may be appended through a handle taken before.
     pub(crate) forgotten: bool,
 }
@@ -122,6 +125,7 @@ impl Slot {
             extents: Extents::default(),
             markers: Markers::default(),
             staging: None,
+            unsettled: BTreeSet::new(),
             forgotten: false,
         };
         Self { key, number: row.number, gate: Mutex::new(()), content: RwLock::new(content) }

@@ -1,13 +1,13 @@
 //! What a slot receives while it catches up: versions whose bytes are in the log already, and the listings that say
 //! which blocks exist. All of it lives in memory and counts for nothing until a commit adopts it; a restart forgets it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::block::EXTENT_BLOCKS;
 use crate::base::id::{Seq, SnapshotId, Stamp};
-use crate::store::version::Version;
+use crate::store::version::{Place, Version};
 
 /// What the source of a catching-up says of one compared extent: which of its 256 blocks exist as of its `floor`.
 /// What it does not name is absent there (rule 16 of the protocol).
@@ -49,6 +49,8 @@ pub(crate) struct Staging {
     listings: BTreeMap<u64, ExtentListing>,
     /// The newest staged version of each block.
     versions: BTreeMap<u64, Version>,
+    /// The segments that staged versions lie in. The index does not count them, so this keeps them.
+    pins: BTreeSet<u32>,
     pub(crate) markers: BTreeMap<Stamp, SnapshotId>,
 }
 
@@ -59,10 +61,18 @@ impl Staging {
     }
 
     pub(crate) fn add(&mut self, block: u64, version: Version) {
+        if let Place::Data { segment, .. } = version.place {
+            self.pins.insert(segment);
+        }
         let held = self.versions.entry(block).or_insert(version);
         if held.stamp <= version.stamp {
             *held = version;
         }
+    }
+
+    /// The segments that must stay while this is staged.
+    pub(crate) fn pins(&self) -> &BTreeSet<u32> {
+        &self.pins
     }
 
     pub(crate) fn listings(&self) -> impl Iterator<Item = &ExtentListing> {

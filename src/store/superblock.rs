@@ -123,7 +123,7 @@ fn check_vacant(disk: &Arc<dyn Disk>) -> Result<()> {
 
 fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     let file = disk.create(INDEX_NAME).map_err(StoreError::io("create the index"))?;
-    let index = Index::open(file.clone(), FORMAT_CACHE_BYTES)?;
+    let index = Index::open(file.clone(), None, FORMAT_CACHE_BYTES)?;
     let checkpoint = Position::new(1, SEGMENT_HEADER_BYTES);
     let row = SiloRow { id, clean: true, checkpoint, chain: Vec::new(), next_slot: 1 };
     index.turn(false).write(|txn| {

@@ -203,8 +203,9 @@ impl World {
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
         let messages = std::mem::take(&mut host.inbox);
         self.trace.mix(&[self.now, 6, silo as u64, messages.len() as u64]);
-        keeper.set_takes_writes(!full);
-        let outcome = keeper.process(now, messages);
+        let told = keeper.set_takes_writes(!full);
+        let mut outcome = keeper.process(now, messages);
+        outcome.replies.splice(0..0, told.replies);
         self.outcome(silo, outcome);
     }
 
@@ -307,9 +308,18 @@ impl World {
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
         self.trace.mix(&[self.now, 9, silo as u64]);
         let store = keeper.silo();
+        let store = store.clone();
         if let Err(error) = store.save_peers().and_then(|()| if reports_only { Ok(()) } else { store.checkpoint() }) {
             let why = format!("s{} cannot make a checkpoint: {error}", silo + 1);
             return self.fail_unless_down(silo, why);
+        }
+        match store.clean() {
+            Ok(cleaned) if cleaned.removed > 0 => self.count("cleanings that removed segments"),
+            Ok(_) => {}
+            Err(error) => {
+                let why = format!("s{} cannot be cleaned: {error}", silo + 1);
+                return self.fail_unless_down(silo, why);
+            }
         }
         self.check_content(silo);
     }

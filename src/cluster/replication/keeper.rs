@@ -1,6 +1,7 @@
 //! Carries out an acceptor's effects on a store: synchronous, so that a thread drives it in the daemon and a loop in
 //! simulation.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -23,8 +24,9 @@ use crate::store::staging::ExtentListing;
 /// wait long behind it.
 const DELTA_BYTES: usize = 512 << 10;
 
-/// What a slot may still be sent after its silo said that it takes no new writes: all that a writer remembers.
-const RESERVE_BYTES_A_SLOT: u64 = RETAINED_BYTES_MAX as u64;
+/// What may still be sent for a volume after a silo said that it takes no new writes: all that its writer remembers, as
+/// records, each in the smallest that a block takes.
+const RESERVE_BYTES_A_VOLUME: u64 = RETAINED_BYTES_MAX as u64 / 32 * 33;
 
 /// One silo's acceptor and its store.
 pub struct Keeper {
@@ -83,12 +85,17 @@ impl Keeper {
 
     /// Whether the silo has room for new writes beside what it keeps for those that are sequenced already (rule 6).
     pub fn takes_writes(&self) -> bool {
-        let slots = self.acceptor.slots().count() as u64;
-        self.silo.takes_writes(slots.max(1) * RESERVE_BYTES_A_SLOT)
+        let volumes: BTreeSet<VolumeId> = self.acceptor.slots().map(|(key, _)| key.volume).collect();
+        self.silo.takes_writes(volumes.len().max(1) as u64 * RESERVE_BYTES_A_VOLUME)
     }
 
-    pub fn set_takes_writes(&mut self, takes_writes: bool) {
-        self.acceptor.set_takes_writes(takes_writes);
+    /// Lets the writers know whether there is room, if that has changed.
+    pub fn set_takes_writes(&mut self, takes_writes: bool) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut effects = Vec::new();
+        self.acceptor.set_takes_writes(takes_writes, &mut effects);
+        self.carry_out(&mut effects, &mut outcome);
+        outcome
     }
 
     /// Takes a batch of messages: their records are appended with one write.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,6 +25,21 @@ const SPACE_CHECK_EVERY: Duration = Duration::from_millis(200);
 /// How old what silos report of one another may be on the disk, while there is I/O: it tells, after a power loss, which
 /// of them lost something (rule 14).
 const PEERS_SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// How long space that a trim or an overwrite lets go may stay taken on a silo with room, and on one that is short of it.
+const FREE_EVERY: Duration = Duration::from_secs(5);
+const FREE_EVERY_SHORT: Duration = Duration::from_millis(500);
+/// The longest that cleaning rests while there is something to clean.
+const CLEANING_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What the background thread is asked for; the greater includes the lesser.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Chore {
+    /// See what is due, and clean.
+    Look,
+    /// Make a checkpoint first.
+    Checkpoint,
+}
 
 /// Where a session's answers go.
 pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
@@ -64,7 +79,7 @@ impl SiloService {
         let silo = Arc::new(silo);
         let (inbox, messages) = channel();
         let (syncs, sync_requests) = channel();
-        let (checkpoints, checkpoint_requests) = channel();
+        let (chores, chore_requests) = channel();
         let handle = SiloHandle {
             id: silo.id(),
             silo: silo.clone(),
@@ -78,22 +93,23 @@ impl SiloService {
             sinks: HashMap::new(),
             runtime,
             syncs,
-            checkpoints,
+            chores,
             syncing: false,
             checked_at: Moment::default(),
             peers_saved_at: Moment::default(),
+            merged_at: Moment::default(),
         };
         let name = silo.id().short();
         let (sync_silo, sync_began) = (silo.clone(), handle.sync_began.clone());
-        let checkpoint_silo = silo;
+        let chore_silo = silo;
         let threads = vec![
             std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || worker.run(&messages))?,
             std::thread::Builder::new()
                 .name(format!("sync-{name}"))
                 .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox, &sync_began))?,
             std::thread::Builder::new()
-                .name(format!("ckpt-{name}"))
-                .spawn(move || run_checkpoints(&checkpoint_silo, &checkpoint_requests))?,
+                .name(format!("chore-{name}"))
+                .spawn(move || run_chores(&chore_silo, &chore_requests))?,
         ];
         Ok(SiloService { handle, threads })
     }
@@ -203,10 +219,12 @@ struct Worker {
     sinks: HashMap<Session, Sink>,
     runtime: tokio::runtime::Handle,
     syncs: Sender<Vec<(SlotKey, Seq)>>,
-    checkpoints: Sender<()>,
+    chores: Sender<Chore>,
     syncing: bool,
     checked_at: Moment,
     peers_saved_at: Moment,
+    /// When a checkpoint was last asked for, for whatever reason.
+    merged_at: Moment,
 }
 
 impl Worker {
@@ -235,21 +253,35 @@ impl Worker {
             return;
         }
         let now = Moment::now();
-        if now.since(self.checked_at) >= SPACE_CHECK_EVERY {
+        let check = now.since(self.checked_at) >= SPACE_CHECK_EVERY;
+        if check {
             self.checked_at = now;
             let takes_writes = self.keeper.takes_writes();
-            self.keeper.set_takes_writes(takes_writes);
+            let outcome = self.keeper.set_takes_writes(takes_writes);
+            self.dispatch(outcome);
         }
         let outcome = self.keeper.process(now, messages.drain(..));
         self.dispatch(outcome);
-        let save_peers = now.since(self.peers_saved_at) >= PEERS_SAVE_EVERY && self.keeper.silo().has_unsaved_peers();
+        if let Some(chore) = self.chore(now, check) {
+            // The thread for chores lives as long as this one.
+            let _ = self.chores.send(chore);
+        }
+    }
+
+    /// What the background should see to.
+    fn chore(&mut self, now: Moment, check: bool) -> Option<Chore> {
+        let silo = self.keeper.silo();
+        let since = now.since(self.merged_at);
+        let frees = silo.may_free() && since >= if silo.is_short() { FREE_EVERY_SHORT } else { FREE_EVERY };
+        if frees || silo.checkpoint_due() {
+            self.merged_at = now;
+            return Some(Chore::Checkpoint);
+        }
+        let save_peers = now.since(self.peers_saved_at) >= PEERS_SAVE_EVERY && silo.has_unsaved_peers();
         if save_peers {
             self.peers_saved_at = now;
         }
-        if save_peers || self.keeper.silo().checkpoint_due() {
-            // The checkpoint thread lives as long as this one.
-            let _ = self.checkpoints.send(());
-        }
+        (save_peers || check && (silo.tidy_due() || silo.urgency() > 0.0)).then_some(Chore::Look)
     }
 
     fn other(&mut self, input: Input) -> bool {
@@ -274,6 +306,8 @@ impl Worker {
             Input::Forget(volume) => {
                 let outcome = self.keeper.forget(volume);
                 self.dispatch(outcome);
+                // What it held returns to the disk at once.
+                let _ = self.chores.send(Chore::Checkpoint);
             }
             Input::Inspect(ask) => ask(&self.keeper),
             Input::Message(..) => {}
@@ -326,20 +360,57 @@ fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Send
     }
 }
 
-fn run_checkpoints(silo: &Silo, requests: &Receiver<()>) {
-    while requests.recv().is_ok() {
-        while requests.try_recv().is_ok() {}
+/// Checkpoints, what watermarks have come to allow, and cleaning: one thing after the other, cleaning at the pace that
+/// the room asks for.
+fn run_chores(silo: &Silo, requests: &Receiver<Chore>) {
+    let mut pause = None;
+    loop {
+        let first = match pause {
+            None => requests.recv().ok(),
+            Some(pause) => match requests.recv_timeout(pause) {
+                Ok(chore) => Some(chore),
+                Err(RecvTimeoutError::Timeout) => Some(Chore::Look),
+                Err(RecvTimeoutError::Disconnected) => None,
+            },
+        };
+        let Some(mut chore) = first else { return };
+        chore = requests.try_iter().fold(chore, Ord::max);
         if silo.faulted().is_some() {
+            pause = None;
             continue;
         }
-        if let Err(error) = silo.save_peers() {
-            tracing::error!("silo {} cannot save what others report: {error}", silo.id().short());
+        if let Err(error) = do_chores(silo, chore) {
+            tracing::error!("silo {}: {error}", silo.id().short());
         }
-        if !silo.checkpoint_due() {
-            continue;
+        pause = clean(silo);
+    }
+}
+
+fn do_chores(silo: &Silo, chore: Chore) -> Result<(), StoreError> {
+    silo.save_peers()?;
+    if chore == Chore::Checkpoint || silo.checkpoint_due() {
+        silo.checkpoint()
+    } else if silo.tidy_due() {
+        silo.tidy()
+    } else {
+        Ok(())
+    }
+}
+
+/// One step of cleaning; how long to wait before the next, none if there is nothing to do until more is written.
+fn clean(silo: &Silo) -> Option<Duration> {
+    let began = Moment::now();
+    match silo.clean() {
+        Ok(cleaned) if cleaned.more => {
+            let urgency = silo.urgency();
+            let spent = Moment::now().since(began);
+            let rest = if urgency > 0.0 { spent.mul_f64((1.0 - urgency) / urgency) } else { CLEANING_PAUSE_MAX };
+            Some(rest.min(CLEANING_PAUSE_MAX))
         }
-        if let Err(error) = silo.checkpoint() {
-            tracing::error!("cannot checkpoint silo {}: {error}", silo.id().short());
+        Ok(_) | Err(StoreError::NoSpace) => None,
+        Err(error) => {
+            tracing::error!("silo {} cannot be cleaned: {error}", silo.id().short());
+            None
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The store against toy models: what a slot holds is the fold of its history, nothing more.
 
 mod basics;
+mod cleaning;
 mod crashes;
 mod damage;
 mod formats;
+mod measure;
 mod three_silos;
 
 use std::collections::BTreeMap;

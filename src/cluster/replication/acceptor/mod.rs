@@ -111,9 +111,13 @@ impl Acceptor {
         self.opening.chain = vec![self.opening.incarnation];
     }
 
-    /// Whether there is space for new writes; goes out with every acknowledgement.
-    pub fn set_takes_writes(&mut self, takes_writes: bool) {
-        self.takes_writes = takes_writes;
+    /// Whether there is space for new writes; goes out with every acknowledgement, and with one of its own when it
+    /// changes: a writer that was refused space asks for nothing that would be acknowledged.
+    pub fn set_takes_writes(&mut self, takes_writes: bool, out: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.takes_writes, takes_writes) != takes_writes && self.fault.is_none() {
+            let told = self.slots.values().filter(|slot| slot.has_writer());
+            out.extend(told.map(|slot| slot.ack(&self.opening, takes_writes)));
+        }
     }
 
     /// The silo is out of service for good: every frame is refused with the reason.

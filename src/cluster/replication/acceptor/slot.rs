@@ -440,6 +440,11 @@ impl Slot {
         (!serves).then_some(ReadRefusal::Behind)
     }
 
+    /// Whether a writer follows how far the stream has come here.
+    pub fn has_writer(&self) -> bool {
+        self.state.holder.is_some() && self.follows(self.state.promise)
+    }
+
     /// How far the stream has come here.
     pub fn ack(&self, opening: &Opening, takes_writes: bool) -> Effect {
         let ack = Ack {

@@ -1,0 +1,79 @@
+//! Room for the index, kept ahead: redb cannot live through a write that lacks space, so it must never meet one.
+//!
+//! The index file is allocated whole whenever it grows, so that no page in it can lack space; and beside it lies a file
+//! as large as its next growth, which makes way for it on a disk that is full. Until the file is there again the silo
+//! takes no new writes, and what the grown index has free is for those that were promised.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::store::disk::{Disk, DiskFile};
+
+pub(crate) const BALLAST_NAME: &str = "reserve";
+
+/// redb doubles its file up to this, then grows by as much.
+const GROWTH_BYTES_MAX: u64 = 4 << 30;
+/// A transaction may need this much of a file that was just made.
+const GROWTH_BYTES_MIN: u64 = 4 << 20;
+
+/// The file that keeps the room.
+pub(crate) struct Ballast {
+    disk: Arc<dyn Disk>,
+    bytes: AtomicU64,
+}
+
+/// How much an index of this size grows by.
+pub(crate) fn growth_bytes(index_bytes: u64) -> u64 {
+    index_bytes.clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX)
+}
+
+impl Ballast {
+    /// What an earlier life left.
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let bytes = match disk.open(BALLAST_NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            other => other?.size()?,
+        };
+        Ok(Self { disk, bytes: AtomicU64::new(bytes) })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes the file at least so long; false if there is no space.
+    pub(crate) fn keep(&self, bytes: u64) -> io::Result<bool> {
+        if self.bytes() >= bytes {
+            return Ok(true);
+        }
+        let file = match self.disk.open(BALLAST_NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(BALLAST_NAME),
+            other => other,
+        };
+        match file.and_then(|file| file.allocate(bytes)) {
+            Ok(()) => {
+                self.bytes.store(bytes, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the room back.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        if self.bytes.swap(0, Ordering::Relaxed) > 0 { self.disk.remove(BALLAST_NAME) } else { Ok(()) }
+    }
+}
+
+/// Lets the index grow to `len` bytes, at the cost of the ballast if the disk is full.
+pub(crate) fn grow(file: &dyn DiskFile, ballast: Option<&Ballast>, len: u64) -> io::Result<()> {
+    match (file.allocate(len), ballast) {
+        (Err(error), Some(ballast)) if error.kind() == io::ErrorKind::StorageFull => {
+            ballast.release()?;
+            file.allocate(len)
+        }
+        (other, _) => other,
+    }
+}

@@ -1,0 +1,262 @@
+//! Space: what a silo may take, what it keeps for what must never be refused, and how hard cleaning is to work.
+//!
+//! The capacity bounds segments, index and the index's room to grow together; the disk's own end bounds them as well,
+//! since other programs write there too. From the top:
+//!
+//! | free for new segments | what happens |
+//! |---|---|
+//! | ample | only segments that are nearly empty are cleaned |
+//! | the margin or less | the emptiest are cleaned, the faster the less there is, against a credit earned by writes |
+//! | a few segments above the reserve | all that gains anything is cleaned; whoever appends lends a hand |
+//! | the reserve | new writes are refused; those that were promised, trims and cleaning go on |
+//!
+//! Waiting as long as possible lets segments empty by themselves, which is what keeps the copying small; the margin
+//! makes it steady instead of sudden. The credit bounds what an idle silo copies for later.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::base::block::BLOCK_BYTES;
+use crate::store::ballast::growth_bytes;
+use crate::store::cleaning::Cleaned;
+use crate::store::error::{Operation, Result, StoreError};
+use crate::store::log::LogError;
+use crate::store::silo::Silo;
+
+/// Segments above the reserve at which cleaning works without pause.
+const CRITICAL_SEGMENTS: u64 = 3;
+/// The margin above that in which it speeds up: so many segments, or this part of the capacity.
+const MARGIN_SEGMENTS: u64 = 4;
+const MARGIN_PART: u64 = 64;
+/// With so many times the reserve at hand, nothing is made ahead for a full disk.
+const AMPLE_TIMES: u64 = 16;
+/// Bytes that may be copied for each byte appended, below the margin.
+const CREDIT_TIMES: u64 = 4;
+/// The most credit, in segments.
+const CREDIT_SEGMENTS: u64 = 8;
+/// The fullest segment that is cleaned, in percent, while space is ample, below the margin, and when it is critical.
+const FULLEST_PERCENT: [u64; 3] = [10, 90, 95];
+
+/// The counters of one opening.
+#[derive(Default)]
+pub(crate) struct Space {
+    /// The number of the first segment of this life.
+    pub(crate) first_segment: u32,
+    reserve_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    moved_bytes: AtomicU64,
+    removed_segments: AtomicU64,
+    credit_bytes: AtomicU64,
+    /// Something was trimmed since the last checkpoint began.
+    pub(crate) trimmed: AtomicBool,
+}
+
+/// How a silo's space is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpaceReport {
+    /// Bytes on the disk: segments and index, with what is made ahead.
+    pub used_bytes: u64,
+    /// Bytes of blocks that the index refers to; what was appended since the last checkpoint is not in it.
+    pub live_bytes: u64,
+    /// Bytes of new writes that could be taken, once all is cleaned that can be.
+    pub free_bytes: u64,
+    /// New writes are refused.
+    pub full: bool,
+    /// Bytes appended by clients and other silos since the opening.
+    pub written_bytes: u64,
+    /// Bytes of blocks copied forward by cleaning since then.
+    pub moved_bytes: u64,
+    /// Segments removed since then.
+    pub removed_segments: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zone {
+    Ample,
+    Margin,
+    Critical,
+}
+
+impl Space {
+    pub(crate) fn new(first_segment: u32) -> Self {
+        Self { first_segment, ..Self::default() }
+    }
+
+    /// Takes note of an append, which earns credit.
+    pub(crate) fn written(&self, bytes: u64, segment_bytes: u32) {
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let most = CREDIT_SEGMENTS * u64::from(segment_bytes);
+        let earn = |credit: u64| Some((credit + bytes * CREDIT_TIMES).min(most));
+        // The closure always gives a value, so this cannot fail.
+        let _ = self.credit_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+    }
+
+    /// Takes note of a step of cleaning, which costs credit.
+    pub(crate) fn cleaned(&self, cleaned: &Cleaned) {
+        self.moved_bytes.fetch_add(cleaned.moved_bytes, Ordering::Relaxed);
+        self.removed_segments.fetch_add(cleaned.removed, Ordering::Relaxed);
+        let cost = |credit: u64| Some(credit.saturating_sub(cleaned.moved_bytes));
+        // As above.
+        let _ = self.credit_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cost);
+    }
+}
+
+impl Silo {
+    /// How the silo's space is used.
+    pub fn space(&self) -> SpaceReport {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let live_bytes = self.usage.total() * BLOCK_BYTES;
+        let in_segments = self.log.allocated_bytes() - self.log.spare_bytes();
+        let reclaimable = in_segments.saturating_sub(live_bytes + live_bytes / 32);
+        let reserve = load(&self.space.reserve_bytes) + CRITICAL_SEGMENTS * self.segment_bytes();
+        SpaceReport {
+            used_bytes: self.used_bytes(),
+            live_bytes,
+            free_bytes: (self.room_bytes() + reclaimable).saturating_sub(reserve),
+            full: !self.takes_writes(load(&self.space.reserve_bytes)),
+            written_bytes: load(&self.space.written_bytes),
+            moved_bytes: load(&self.space.moved_bytes),
+            removed_segments: load(&self.space.removed_segments),
+        }
+    }
+
+    /// Whether new writes may be taken while `reserve_bytes` stay free for what must never be refused: sequenced
+    /// writes, recovery and trims of every slot (rule 6 of the protocol).
+    pub fn takes_writes(&self, reserve_bytes: u64) -> bool {
+        self.space.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
+        self.fault.get().is_none() && self.has_index_room() && self.room_bytes() >= reserve_bytes + self.segment_bytes()
+    }
+
+    /// How hard cleaning should work, from 0 (there is no hurry) to 1 (without pause).
+    pub fn urgency(&self) -> f64 {
+        let (room, critical, margin) = (self.room_bytes(), self.critical_bytes(), self.margin_bytes());
+        (1.0 - room.saturating_sub(critical) as f64 / margin as f64).clamp(0.0, 1.0)
+    }
+
+    /// Whether a segment with so many blocks in use is worth cleaning now.
+    pub(crate) fn is_worth(&self, blocks: u32) -> bool {
+        let percent = u64::from(blocks) * BLOCK_BYTES * 100 / self.segment_bytes();
+        match self.zone() {
+            Zone::Ample => percent <= FULLEST_PERCENT[0],
+            Zone::Margin => {
+                let credit = self.space.credit_bytes.load(Ordering::Relaxed) > 0;
+                percent <= FULLEST_PERCENT[if credit { 1 } else { 0 }]
+            }
+            Zone::Critical => percent <= FULLEST_PERCENT[2],
+        }
+    }
+
+    /// Whoever appends makes room itself where the background cannot keep up: before a write would have to be refused
+    /// while there is something to clean.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        let enough = |silo: &Silo| silo.room_bytes() >= silo.critical_bytes() - silo.segment_bytes();
+        let mut merged = false;
+        while !enough(self) {
+            let cleaned = match self.clean() {
+                // What cannot be cleaned now is no reason to refuse the append.
+                Err(StoreError::NoSpace | StoreError::Io { .. }) => return Ok(()),
+                other => other?,
+            };
+            if cleaned.more || cleaned.removed > 0 {
+                continue;
+            }
+            if merged || self.pending_bytes.load(Ordering::Relaxed) < self.segment_bytes() {
+                return Ok(());
+            }
+            self.checkpoint()?;
+            merged = true;
+        }
+        Ok(())
+    }
+
+    /// Makes ahead what must be there when the disk is full: room for the index to grow, a segment to clean into, and
+    /// the reserve for what was promised. On an ample disk none of it is needed.
+    pub(crate) fn prepare_reserve(&self) -> Result<()> {
+        let reserve = self.space.reserve_bytes.load(Ordering::Relaxed) + CRITICAL_SEGMENTS * self.segment_bytes();
+        let needed = reserve + growth_bytes(self.index.size());
+        if self.room_bytes() - self.log.spare_bytes() >= AMPLE_TIMES * needed {
+            return Ok(());
+        }
+        let growth = growth_bytes(self.index.size());
+        let missing = growth.saturating_sub(self.ballast.bytes());
+        if self.left_bytes() >= missing {
+            let kept = self.ballast.keep(growth);
+            kept.map_err(|error| self.fail(Operation::Write, crate::base::error::plain(&error)))?;
+        }
+        let limit = self.hard_limit_bytes();
+        self.log.prepare_cold(limit).map_err(|error| self.log_failure(error))?;
+        while self.log.spare_bytes() < reserve {
+            match self.log.prepare_next(self.log_limit_bytes()) {
+                Ok(()) => {}
+                Err(LogError::NoSpace) => break,
+                Err(other) => return Err(self.log_failure(other)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that segments may take: the index has its part of the capacity too, with what it grows by next.
+    pub(crate) fn hard_limit_bytes(&self) -> u64 {
+        let index = self.index.size();
+        self.options.capacity_bytes.saturating_sub(index + growth_bytes(index).max(self.ballast.bytes()))
+    }
+
+    /// The same for whatever is appended: cleaning needs a segment to begin with.
+    pub(crate) fn log_limit_bytes(&self) -> u64 {
+        let for_cleaning = if self.log.has_cold_spare() { 0 } else { self.segment_bytes() };
+        self.hard_limit_bytes().saturating_sub(for_cleaning)
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        u64::from(self.options.segment_bytes)
+    }
+
+    /// Whether cleaning works without pause, and anything that a checkpoint lets go is welcome.
+    pub fn is_short(&self) -> bool {
+        self.zone() == Zone::Critical
+    }
+
+    /// Whether a checkpoint would let go of space: something was trimmed, or, where every byte counts, written over.
+    pub fn may_free(&self) -> bool {
+        let pending = self.pending_versions.load(Ordering::Relaxed) > 0;
+        pending && (self.space.trimmed.load(Ordering::Relaxed) || self.is_short())
+    }
+
+    /// Whether the index can grow once more, come what may.
+    fn has_index_room(&self) -> bool {
+        let growth = growth_bytes(self.index.size());
+        self.ballast.bytes() >= growth || self.disk.free_bytes().is_ok_and(|free| free >= growth + self.segment_bytes())
+    }
+
+    /// Bytes for new segments: those made ahead, and what is left.
+    fn room_bytes(&self) -> u64 {
+        let index = growth_bytes(self.index.size()).saturating_sub(self.ballast.bytes());
+        let on_disk = self.disk.free_bytes().unwrap_or(0).saturating_sub(index);
+        let within = self.log_limit_bytes().saturating_sub(self.log.allocated_bytes());
+        within.min(on_disk) + self.log.spare_bytes()
+    }
+
+    /// Bytes of the capacity, and of the disk, that nothing takes.
+    fn left_bytes(&self) -> u64 {
+        let within = self.options.capacity_bytes.saturating_sub(self.used_bytes());
+        within.min(self.disk.free_bytes().unwrap_or(0))
+    }
+
+    fn critical_bytes(&self) -> u64 {
+        self.space.reserve_bytes.load(Ordering::Relaxed) + CRITICAL_SEGMENTS * self.segment_bytes()
+    }
+
+    fn margin_bytes(&self) -> u64 {
+        (MARGIN_SEGMENTS * self.segment_bytes()).max(self.options.capacity_bytes / MARGIN_PART)
+    }
+
+    fn zone(&self) -> Zone {
+        let (room, critical) = (self.room_bytes(), self.critical_bytes());
+        if room < critical {
+            Zone::Critical
+        } else if room < critical + self.margin_bytes() {
+            Zone::Margin
+        } else {
+            Zone::Ample
+        }
+    }
+}
