@@ -25,6 +25,7 @@ use crate::cluster::state::command::{AttachMode, Command, Outcome};
 use crate::cluster::state::volume::{self, OnNoQuorum, Volume};
 use crate::daemon::api::{AttachVolume, NbdAddress};
 use crate::daemon::attachments::recovery::Grounds;
+use crate::daemon::data_runtime::DataHandle;
 use crate::daemon::home::{self, Home};
 use crate::daemon::peers::{Ask, AttachedReport, Peers, Told, not_reached};
 use crate::interface::nbd::{Address, Counters, Export, Exports, Refusal, Server};
@@ -55,6 +56,7 @@ struct Shared {
     peers: Peers,
     silos: Silos,
     network: Arc<dyn Network>,
+    data: DataHandle,
     open: Mutex<BTreeMap<VolumeId, Arc<Attached>>>,
     /// One attach or detach at a time: they are rare, and their steps must not mix.
     turn: tokio::sync::Mutex<()>,
@@ -110,6 +112,7 @@ impl Attachments {
         peers: Peers,
         silos: Silos,
         network: Arc<dyn Network>,
+        data: DataHandle,
     ) -> Attachments {
         let shared = Shared {
             node,
@@ -118,6 +121,7 @@ impl Attachments {
             peers,
             silos,
             network,
+            data,
             open: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         };
@@ -274,7 +278,9 @@ impl Attachments {
         let device = AttachedVolume::new(driver.clone(), volume.size_bytes, volume.slot_bytes);
         let export = Export::new(Arc::new(device));
         let counters = export.counters.clone();
-        let server = Server::start(&bound, Arc::new(OneExport { name: name.to_owned(), export })).await?;
+        let exports = Arc::new(OneExport { name: name.to_owned(), export });
+        let starting = self.shared.data.spawn(async move { Server::start(&bound, exports).await });
+        let server = starting.await.map_err(|error| Fault::failed(error.to_string()))??;
         let uri = server.uri(name);
         // A port that was picked is kept, so that clients find the export again after a restart.
         let address = match server.address() {

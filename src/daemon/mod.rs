@@ -4,7 +4,7 @@
 //! types are [`api`], written in [`words`]. [`peers`] is what daemons ask of one another, [`standing`] whether a member is up by that;
 //! [`directory`] says who is a member and where; [`silos`] opens silos and keeps the cluster informed of them, [`vitals`]
 //! watches whether they answer; [`attachments`] attaches volumes and serves them; [`status`] puts together what people
-//! see, [`copies`] what of it concerns silos and copies. [`home`] is what lies on the disk; [`membership`] creates and joins
+//! see, [`copies`] what of it concerns silos and copies. [`data_runtime`] has the threads of the data path. [`home`] is what lies on the disk; [`membership`] creates and joins
 //! networks; [`offline`] is what the command line calls without a daemon; [`demo`] drives real processes.
 
 pub mod addresses;
@@ -12,6 +12,7 @@ pub mod api;
 pub mod attachments;
 pub mod control;
 pub mod copies;
+pub mod data_runtime;
 pub mod demo;
 pub mod directory;
 pub mod home;

@@ -20,6 +20,7 @@ use crate::cluster::state::member;
 use crate::daemon::addresses;
 use crate::daemon::attachments::{Attachments, GROUP_LIMIT};
 use crate::daemon::control::{Control, ControlServer};
+use crate::daemon::data_runtime::{DataHandle, DataRuntime};
 use crate::daemon::directory::Directory;
 use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
 use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
@@ -55,7 +56,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         addresses::check_advertised(advertise).await?;
     }
 
-    let silos = NodeSilos::open(&settings.silos, network.id)?;
+    let silos = NodeSilos::open(&settings.silos, network.id, node)?;
     let directory = Arc::new(Directory::new(network.contacts.clone()));
     let (incoming, channels) = mpsc::channel(INCOMING_MAX);
     let endpoint = EndpointOptions {
@@ -65,7 +66,10 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         admission: directory.clone(),
         incoming,
     };
-    let endpoint = Arc::new(Endpoint::bind(endpoint).await.map_err(endpoint_fault)?);
+    let data_runtime = DataRuntime::start().map_err(|error| Fault::failed(format!("cannot start threads: {error}")))?;
+    let data = data_runtime.handle();
+    let bound = data.spawn(Endpoint::bind(endpoint)).await.map_err(|error| Fault::failed(error.to_string()))?;
+    let endpoint = Arc::new(bound.map_err(endpoint_fault)?);
     settings.listen = Some(named.with_port(endpoint.address().port()));
     let data_addresses = addresses::advertised(endpoint.address(), settings.advertise.as_ref());
     let discovery = start_discovery(&home, &network, &settings, listen.ip(), options.mdns).await?;
@@ -86,8 +90,15 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     })
     .await?;
     directory.set_state(group.state());
-    let attachments =
-        Attachments::new(node, home.clone(), group.clone(), peers.clone(), silos.registry().clone(), dialer.clone());
+    let attachments = Attachments::new(
+        node,
+        home.clone(),
+        group.clone(),
+        peers.clone(),
+        silos.registry().clone(),
+        dialer.clone(),
+        data.clone(),
+    );
     let services = Services {
         node,
         network: network.id,
@@ -96,7 +107,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         peers: peers.clone(),
         silos: silos.lives(),
     };
-    let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
+    let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone(), data));
 
     let this = NewMember {
         name: addresses::host_name(),
@@ -143,6 +154,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     serving.abort();
     endpoint.close();
     silos.stop();
+    drop(data_runtime);
     drop(lock);
     Ok(())
 }
@@ -311,11 +323,11 @@ fn member_role(role: Role) -> member::Role {
 }
 
 /// Serves the channels that others open.
-async fn serve_channels(mut channels: mpsc::Receiver<Channel>, services: Services, silos: Silos) {
+async fn serve_channels(mut channels: mpsc::Receiver<Channel>, services: Services, silos: Silos, data: DataHandle) {
     while let Some(channel) = channels.recv().await {
         match channel.purpose {
             Purpose::Data => {
-                tokio::spawn(sessions::serve(channel, silos.clone()));
+                data.spawn(sessions::serve(channel, silos.clone()));
             }
             Purpose::Control => {
                 tokio::spawn(rpc::serve(channel, Arc::new(services.clone())));

@@ -37,14 +37,14 @@ pub struct NodeSilos {
 
 impl NodeSilos {
     /// Opens every silo, formats those that are blank, and starts their threads.
-    pub fn open(specs: &[SiloSpec], network: NetworkId) -> Result<NodeSilos> {
+    pub fn open(specs: &[SiloSpec], network: NetworkId, node: NodeId) -> Result<NodeSilos> {
         let boot = boot_id()?;
         let mut silos = NodeSilos { services: Vec::new(), registry: Silos::default() };
         for spec in specs {
             let silo = open_silo(spec, boot, network)?;
             let capacity = silo.capacity_bytes();
             tracing::info!("silo {} at {}: {}", silo.id().short(), spec.path.display(), Size(capacity));
-            let service = SiloService::start(silo, boot, tokio::runtime::Handle::current())
+            let service = SiloService::start(silo, node, boot, tokio::runtime::Handle::current())
                 .map_err(|error| Fault::io("start the threads of", &spec.path, &error))?;
             silos.registry.insert(service.handle().clone());
             let handle = service.handle().clone();

@@ -97,7 +97,7 @@ impl Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::{Incarnation, SiloId};
+    use crate::base::id::{Incarnation, NodeId, SiloId};
     use crate::cluster::replication::service::SiloService;
     use crate::store::disk::{Disk, RealDisk};
     use crate::store::silo::{Silo, SiloOptions};
@@ -109,7 +109,7 @@ mod tests {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(folder.path()));
         Silo::format(disk.clone(), SiloId([1; 16])).unwrap();
         let silo = Silo::open(disk, SiloOptions::new(1 << 30, Incarnation(1), [7; 16])).unwrap();
-        let service = SiloService::start(silo, [7; 16], runtime.handle().clone()).unwrap();
+        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
         let vitals = Vitals::new(service.handle().clone());
 
         let (release, held) = std::sync::mpsc::channel::<()>();

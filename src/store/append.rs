@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use crate::base::block::VOLUME_BYTES_MAX;
 use crate::base::id::SlotKey;
 use crate::base::record::{Record, RecordError, RecordKind};
+use crate::store::disk::Caching;
 use crate::store::error::{Result, StoreError};
 use crate::store::keys::EPOCH_MAX;
 use crate::store::position::Position;
@@ -24,6 +25,11 @@ impl Silo {
     /// transfer is staged and counts for nothing until a commit adopts it. The batch is taken whole or, with
     /// `NoSpace`, `UnknownSlot`, `BadRecord` and `OutOfRange`, not at all. Records of a slot come in its order.
     pub fn append(&self, records: &[Record]) -> Result<()> {
+        self.append_with(records, Caching::Keep)
+    }
+
+    /// As [`Silo::append`], and says whether the records are likely to be read here.
+    pub fn append_with(&self, records: &[Record], caching: Caching) -> Result<()> {
         self.check_fault()?;
         records.iter().try_for_each(check)?;
         if self.checkpoint_overdue() {
@@ -32,7 +38,7 @@ impl Silo {
         self.make_room()?;
         let slots = self.slots_of(records)?;
         let _gates = lock_gates(slots.values())?;
-        let places = self.write(records)?;
+        let places = self.write(records, caching)?;
         let mut added = 0;
         for (record, at) in records.iter().zip(places) {
             let Some(slot) = slots.get(&record.header.key()) else { continue };
@@ -73,7 +79,7 @@ impl Silo {
         }
         // As a transfer the record is no part of the stream: a replay passes over it. If the machine stops before the
         // next checkpoint, the block is bad again and is mended again.
-        let Some(at) = self.write(std::slice::from_ref(&record))?.pop() else { return Ok(0) };
+        let Some(at) = self.write(std::slice::from_ref(&record), Caching::Keep)?.pop() else { return Ok(0) };
         let mut mended = Vec::new();
         for (held, (block, version)) in current.iter().zip(placed_versions(&record, at)) {
             if held.stamp == version.stamp && matches!(held.place, Place::Data { .. }) {
@@ -105,8 +111,9 @@ impl Silo {
     }
 
     /// Writes to the log; the gates of the records' slots are held.
-    pub(crate) fn write(&self, records: &[Record]) -> Result<Vec<Position>> {
-        let places = self.log.append(records, self.log_limit_bytes()).map_err(|error| self.log_failure(error))?;
+    pub(crate) fn write(&self, records: &[Record], caching: Caching) -> Result<Vec<Position>> {
+        let written = self.log.append_with(records, self.log_limit_bytes(), caching);
+        let places = written.map_err(|error| self.log_failure(error))?;
         let bytes: usize = records.iter().map(Record::len).sum();
         self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.space.written(bytes as u64, self.options.segment_bytes);

@@ -9,7 +9,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::base::record::Record;
-use crate::store::disk::DiskFile;
+use crate::store::disk::{Caching, DiskFile};
 use crate::store::error::Operation;
 use crate::store::log::{Current, Log, LogError};
 use crate::store::position::Position;
@@ -47,7 +47,7 @@ impl Log {
                 unsynced.push(current.file.clone());
             }
             // Copies are no part of the log's order; they say nothing of how far it is durable.
-            let written = self.write(current, std::slice::from_ref(copy), Position(0), &mut places);
+            let written = self.write(current, std::slice::from_ref(copy), Position(0), Caching::Keep, &mut places);
             written.map_err(|error| LogError::Failed(Operation::Write, error))?;
         }
         Ok(places)

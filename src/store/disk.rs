@@ -1,12 +1,14 @@
 //! The disk seam: the few operations of a directory and of its files that a silo needs. The real disk is here; its
 //! faulty twin for tests is in [`crate::store::faulty`]; the index runs on either through [`IndexFile`].
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
 
@@ -44,8 +46,23 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all slices one after the other from `offset`, or fails.
     fn write_vectored_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// As [`DiskFile::write_vectored_at`], for bytes that nobody here is going to read soon: they need no place in the page
+    /// cache, if the disk can do without.
+    fn write_past_cache(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_vectored_at(slices, offset)
+    }
+    /// Reads through this handle bring into the page cache what they ask for, and nothing from beyond.
+    fn read_no_further(&self) {}
     /// Makes all that was written so far, and the file's length, durable.
     fn sync_data(&self) -> io::Result<()>;
+}
+
+/// Whether what is written is likely to be read here soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    Keep,
+    /// Nobody reads it but after a failure: large batches go past the page cache, which has better uses.
+    Bypass,
 }
 
 /// The name of the file that carries the lock; it is created on first use and holds nothing.
@@ -81,12 +98,12 @@ impl Disk for RealDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = fs::OpenOptions::new().read(true).write(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file, self.path.join(name))))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file, self.path.join(name))))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -117,27 +134,101 @@ struct RealLock(#[expect(dead_code, reason = "held for its lock, which ends when
 
 impl DiskLock for RealLock {}
 
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    path: PathBuf,
+    /// A second handle, past the page cache; none where the file system has no such thing.
+    direct: OnceLock<Option<fs::File>>,
+}
+
+/// Writes past the page cache are whole pages at whole pages' places, from memory at a whole page's address.
+const PAGE_BYTES: u64 = 4096;
+/// What is copied together and written at once.
+const BOUNCE_BYTES: usize = 1 << 20;
+/// Less than this is not worth waiting for the disk.
+const DIRECT_BYTES_MIN: u64 = 256 << 10;
+
+thread_local! {
+    /// Aligned memory of the thread that appends, used again and again.
+    static BOUNCE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl RealFile {
+    fn new(file: fs::File, path: PathBuf) -> Self {
+        Self { file, path, direct: OnceLock::new() }
+    }
+
+    fn direct(&self) -> Option<&fs::File> {
+        let open = || {
+            let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+            fs::OpenOptions::new().write(true).custom_flags(flags).open(&self.path).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+
+    /// Writes whole pages from `start` to `end`, taken from the front of what is `left`.
+    fn write_pages(&self, direct: &fs::File, left: &mut Gather<'_, '_>, start: u64, end: u64) -> io::Result<()> {
+        BOUNCE.with_borrow_mut(|bounce| {
+            bounce.resize(BOUNCE_BYTES + PAGE_BYTES as usize, 0);
+            let shift = bounce.as_ptr().align_offset(PAGE_BYTES as usize);
+            let mut at = start;
+            while at < end {
+                let len = ((end - at) as usize).min(BOUNCE_BYTES);
+                let pages = &mut bounce[shift..shift + len];
+                left.take(pages);
+                match direct.write_all_at(pages, at) {
+                    // The file system promised what it cannot do, or not for these sizes.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.file.write_all_at(pages, at)?,
+                    other => other?,
+                }
+                at += len as u64;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The bytes of several slices, one after the other.
+struct Gather<'s, 'b> {
+    slices: &'s [IoSlice<'b>],
+    used: usize,
+}
+
+impl Gather<'_, '_> {
+    /// Fills the buffer with the next bytes; there are enough of them.
+    fn take(&mut self, mut buffer: &mut [u8]) {
+        while let Some(first) = self.slices.first().filter(|_| !buffer.is_empty()) {
+            let some = &first[self.used..];
+            let len = some.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&some[..len]);
+            buffer = &mut buffer[len..];
+            self.used += len;
+            if self.used == first.len() {
+                (self.slices, self.used) = (&self.slices[1..], 0);
+            }
+        }
+    }
+}
 
 impl DiskFile for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             // A file system that cannot reserve still works; it then reports a full disk at the write.
-            Err(rustix::io::Errno::OPNOTSUPP) => self.0.set_len(len),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(len),
             other => Ok(other?),
         }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_vectored_at(&self, slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
@@ -145,7 +236,7 @@ impl DiskFile for RealFile {
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
             let some = &rest[..rest.len().min(IOV_MAX)];
-            let written = match rustix::io::pwritev(&self.0, some, offset) {
+            let written = match rustix::io::pwritev(&self.file, some, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => written,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -157,8 +248,30 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    /// The ends that are no whole pages go through the page cache, as what stands beside them on their pages did.
+    fn write_past_cache(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let end = offset + slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+        let (first_page, end_page) = (offset.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
+        let direct = if end_page.saturating_sub(first_page) >= DIRECT_BYTES_MIN { self.direct() } else { None };
+        let Some(direct) = direct else { return self.write_vectored_at(slices, offset) };
+        let mut left = Gather { slices, used: 0 };
+        let mut edge = [0; PAGE_BYTES as usize];
+        let front = &mut edge[..(first_page - offset) as usize];
+        left.take(front);
+        self.file.write_all_at(front, offset)?;
+        self.write_pages(direct, &mut left, first_page, end_page)?;
+        let back = &mut edge[..(end - end_page) as usize];
+        left.take(back);
+        self.file.write_all_at(back, end_page)
+    }
+
+    fn read_no_further(&self) {
+        // Only advice; a file system that knows none reads ahead as it likes.
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random);
+    }
+
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 }
 
@@ -226,5 +339,27 @@ mod tests {
         disk.remove("a").unwrap();
         assert_eq!(disk.open("a").err().unwrap().kind(), io::ErrorKind::NotFound);
         assert!(disk.free_bytes().unwrap() > 0);
+    }
+
+    #[test]
+    fn what_goes_past_the_cache_is_read_back_between_what_does_not() {
+        // Beside this program, not where temporary files are: that may be memory, which has nothing past the cache.
+        let folder = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        let disk = RealDisk::new(folder.path());
+        let file = disk.create("a").unwrap();
+        file.allocate(8 << 20).unwrap();
+        file.read_no_further();
+        let mut expected = Vec::new();
+        for (round, len) in [100, 300_000, 5, 1 << 20, 4096, (2 << 20) + 7, 262_144 + 8191].into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 7 + round * 31) as u8).collect();
+            let (front, back) = bytes.split_at(len / 3);
+            let mut slices = [IoSlice::new(front), IoSlice::new(&[]), IoSlice::new(back)];
+            file.write_past_cache(&mut slices, expected.len() as u64).unwrap();
+            expected.extend_from_slice(&bytes);
+            let mut read = vec![0; expected.len()];
+            disk.open("a").unwrap().read_at(&mut read, 0).unwrap();
+            assert!(read == expected, "after write {round} of {len} bytes");
+        }
+        file.sync_data().unwrap();
     }
 }

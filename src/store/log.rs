@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::id::{Incarnation, SiloId};
 use crate::base::record::Record;
 use crate::store::cold::Cold;
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::{Caching, Disk, DiskFile};
 use crate::store::error::Operation;
 use crate::store::position::Position;
 use crate::store::segment::{
@@ -162,6 +162,15 @@ impl Log {
 
     /// Writes a batch and says where the entry of each record begins. `limit_bytes` bounds all segments together.
     pub(crate) fn append(&self, records: &[Record], limit_bytes: u64) -> Result<Vec<Position>, LogError> {
+        self.append_with(records, limit_bytes, Caching::Keep)
+    }
+
+    pub(crate) fn append_with(
+        &self,
+        records: &[Record],
+        limit_bytes: u64,
+        caching: Caching,
+    ) -> Result<Vec<Position>, LogError> {
         let mut writer = self.writer();
         for _ in writer.spares.len()..self.rolls(&writer, records)? {
             self.make_spare(&mut writer, limit_bytes)?;
@@ -177,7 +186,8 @@ impl Log {
             let (some, later) = rest.split_at(fitting);
             let durable = self.durable();
             let Some(current) = writer.current.as_mut() else { unreachable!("a record fits only in a segment") };
-            self.write(current, some, durable, &mut places).map_err(|e| LogError::Failed(Operation::Write, e))?;
+            self.write(current, some, durable, caching, &mut places)
+                .map_err(|e| LogError::Failed(Operation::Write, e))?;
             rest = later;
         }
         Ok(places)
@@ -282,6 +292,7 @@ impl Log {
         current: &mut Current,
         records: &[Record],
         durable: Position,
+        caching: Caching,
         places: &mut Vec<Position>,
     ) -> io::Result<()> {
         let start = current.offset;
@@ -298,7 +309,10 @@ impl Log {
             let parts = [&prefix[..], &record.head[..], &record.payload[..], &PADDING[..padding]];
             slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
         }
-        current.file.write_vectored_at(&mut slices, u64::from(start))
+        match caching {
+            Caching::Keep => current.file.write_vectored_at(&mut slices, u64::from(start)),
+            Caching::Bypass => current.file.write_past_cache(&mut slices, u64::from(start)),
+        }
     }
 
     /// Ends the current segment in order and goes on in the next one, which was made before.
@@ -389,6 +403,8 @@ impl Log {
             return Ok(file.clone());
         }
         let file = self.disk.open(&segment_name(segment))?;
+        // What lies ahead is about to be written, perhaps past the cache, which must not hold its old content then.
+        file.read_no_further();
         if handles.open.len() >= HANDLES_MAX
             && let Some(oldest) = handles.open.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number)
         {

@@ -15,6 +15,7 @@ use crate::cluster::replication::message::{
 };
 use crate::cluster::replication::writer::RETAINED_BYTES_MAX;
 use crate::store::commit::{self, SlotCommit};
+use crate::store::disk::Caching;
 use crate::store::error::StoreError;
 use crate::store::read::Allocation;
 use crate::store::silo::Silo;
@@ -33,6 +34,11 @@ pub struct Keeper {
     acceptor: Acceptor,
     silo: Arc<Silo>,
     batch: Vec<Record>,
+    /// The node that the silo is of: its own writers read from it.
+    node: Option<NodeId>,
+    /// Whether the message at hand, and every record of the batch, is of a writer of another node.
+    foreign: bool,
+    batch_is_foreign: bool,
     effects: Vec<Effect>,
 }
 
@@ -60,7 +66,20 @@ impl Keeper {
         if let Some(why) = silo.faulted() {
             acceptor.set_fault(why.to_string());
         }
-        Self { acceptor, silo, batch: Vec::new(), effects: Vec::new() }
+        Self {
+            acceptor,
+            silo,
+            batch: Vec::new(),
+            node: None,
+            foreign: false,
+            batch_is_foreign: true,
+            effects: Vec::new(),
+        }
+    }
+
+    /// The node that the silo is of: what writers of other nodes write is not read here, but after a failure.
+    pub fn set_node(&mut self, node: NodeId) {
+        self.node = Some(node);
     }
 
     pub fn silo(&self) -> &Arc<Silo> {
@@ -103,6 +122,7 @@ impl Keeper {
         let mut outcome = Outcome::default();
         for (from, session, message) in messages {
             let mut effects = std::mem::take(&mut self.effects);
+            self.foreign = self.node.is_some_and(|node| node != from);
             self.acceptor.handle(now, from, session, message, &mut effects);
             self.carry_out(&mut effects, &mut outcome);
             self.effects = effects;
@@ -153,7 +173,10 @@ impl Keeper {
 
     fn carry_out_one(&mut self, effect: Effect, outcome: &mut Outcome) -> Result<(), StoreError> {
         match effect {
-            Effect::Append(record) => self.batch.push(record),
+            Effect::Append(record) => {
+                self.batch.push(record);
+                self.batch_is_foreign &= self.foreign;
+            }
             Effect::Reply(session, mut reply) => {
                 self.tell_watermarks(&mut reply);
                 outcome.replies.push((session, reply));
@@ -243,8 +266,10 @@ impl Keeper {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let result = self.silo.append(&self.batch);
+        let caching = if self.batch_is_foreign { Caching::Bypass } else { Caching::Keep };
+        let result = self.silo.append_with(&self.batch, caching);
         self.batch.clear();
+        self.batch_is_foreign = true;
         result
     }
 
@@ -252,6 +277,7 @@ impl Keeper {
     fn fault(&mut self, error: &StoreError, outcome: &mut Outcome) {
         tracing::error!("silo {} is out of service: {error}", self.silo.id().short());
         self.batch.clear();
+        self.batch_is_foreign = true;
         self.acceptor.set_fault(error.to_string());
         let reason = Refusal::Faulted(error.to_string());
         for (_, reply) in &mut outcome.replies {

@@ -1,12 +1,13 @@
 //! One silo at work: a thread that appends and answers, one that syncs, one that checkpoints, and readers.
 //!
 //! The append thread takes everything that waits and writes it with one system call; the sync thread runs one fsync
-//! for everyone who waits for durability by then, while appends go on.
+//! for everyone who waits for durability by then, while appends go on, and tells them itself: a wake-up of another thread
+//! costs more than the telling. Both use the worker, one at a time; neither holds it while the disk syncs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,11 +45,11 @@ enum Chore {
 /// Where a session's answers go.
 pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
 
+#[expect(clippy::large_enum_variant, reason = "nearly all inputs are messages: a box each would cost more")]
 enum Input {
     Opened(Session, Sink),
     Closed(Session),
     Message(NodeId, Session, ToSilo),
-    Synced(Vec<(SlotKey, Seq)>, Result<(), StoreError>),
     Confirmed,
     Retire(String),
     Forget(VolumeId),
@@ -74,8 +75,13 @@ pub struct SiloService {
 }
 
 impl SiloService {
-    /// Starts the threads of an open silo. `boot` is the machine's boot id.
-    pub fn start(silo: Silo, boot: [u8; 16], runtime: tokio::runtime::Handle) -> std::io::Result<SiloService> {
+    /// Starts the threads of an open silo of a node. `boot` is the machine's boot id.
+    pub fn start(
+        silo: Silo,
+        node: NodeId,
+        boot: [u8; 16],
+        runtime: tokio::runtime::Handle,
+    ) -> std::io::Result<SiloService> {
         let silo = Arc::new(silo);
         let (inbox, messages) = channel();
         let (syncs, sync_requests) = channel();
@@ -83,30 +89,31 @@ impl SiloService {
         let handle = SiloHandle {
             id: silo.id(),
             silo: silo.clone(),
-            inbox: inbox.clone(),
+            inbox,
             next_session: Arc::default(),
             sync_began: Arc::default(),
         };
-        let keeper = Keeper::new(silo.clone(), boot, Moment::now());
+        let mut keeper = Keeper::new(silo.clone(), boot, Moment::now());
+        keeper.set_node(node);
         let worker = Worker {
             keeper,
             sinks: HashMap::new(),
             runtime,
-            syncs,
-            chores,
+            threads: Some(Threads { syncs, chores }),
             syncing: false,
             checked_at: Moment::default(),
             peers_saved_at: Moment::default(),
             merged_at: Moment::default(),
         };
         let name = silo.id().short();
-        let (sync_silo, sync_began) = (silo.clone(), handle.sync_began.clone());
+        let worker = Arc::new(Mutex::new(worker));
+        let (syncing, sync_silo, sync_began) = (worker.clone(), silo.clone(), handle.sync_began.clone());
         let chore_silo = silo;
         let threads = vec![
-            std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || worker.run(&messages))?,
+            std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || run_appends(&worker, &messages))?,
             std::thread::Builder::new()
                 .name(format!("sync-{name}"))
-                .spawn(move || run_syncs(&sync_silo, &sync_requests, &inbox, &sync_began))?,
+                .spawn(move || run_syncs(&syncing, &sync_silo, &sync_requests, &sync_began))?,
             std::thread::Builder::new()
                 .name(format!("chore-{name}"))
                 .spawn(move || run_chores(&chore_silo, &chore_requests))?,
@@ -218,8 +225,8 @@ struct Worker {
     keeper: Keeper,
     sinks: HashMap<Session, Sink>,
     runtime: tokio::runtime::Handle,
-    syncs: Sender<Vec<(SlotKey, Seq)>>,
-    chores: Sender<Chore>,
+    /// None once the silo stops.
+    threads: Option<Threads>,
     syncing: bool,
     checked_at: Moment,
     peers_saved_at: Moment,
@@ -227,27 +234,13 @@ struct Worker {
     merged_at: Moment,
 }
 
-impl Worker {
-    fn run(mut self, inbox: &Receiver<Input>) {
-        let mut messages = Vec::new();
-        while let Ok(first) = inbox.recv() {
-            let mut next = Some(first);
-            while let Some(input) = next {
-                match input {
-                    Input::Message(from, session, message) => messages.push((from, session, message)),
-                    other => {
-                        self.process(&mut messages);
-                        if !self.other(other) {
-                            return;
-                        }
-                    }
-                }
-                next = if messages.len() < BATCH_MESSAGES_MAX { inbox.try_recv().ok() } else { None };
-            }
-            self.process(&mut messages);
-        }
-    }
+/// The ways to the other threads, which end when these are dropped.
+struct Threads {
+    syncs: Sender<()>,
+    chores: Sender<Chore>,
+}
 
+impl Worker {
     fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
         if messages.is_empty() {
             return;
@@ -263,8 +256,14 @@ impl Worker {
         let outcome = self.keeper.process(now, messages.drain(..));
         self.dispatch(outcome);
         if let Some(chore) = self.chore(now, check) {
-            // The thread for chores lives as long as this one.
-            let _ = self.chores.send(chore);
+            self.ask_for(chore);
+        }
+    }
+
+    fn ask_for(&self, chore: Chore) {
+        if let Some(threads) = &self.threads {
+            // The thread for chores lives until its sender is dropped.
+            let _ = threads.chores.send(chore);
         }
     }
 
@@ -292,11 +291,6 @@ impl Worker {
             Input::Closed(session) => {
                 self.sinks.remove(&session);
             }
-            Input::Synced(marks, result) => {
-                self.syncing = false;
-                let outcome = self.keeper.end_sync(&marks, result);
-                self.dispatch(outcome);
-            }
             Input::Confirmed => {
                 if let Err(error) = self.keeper.confirmed() {
                     tracing::error!("cannot remember that the silo's incarnation is confirmed: {error}");
@@ -307,11 +301,14 @@ impl Worker {
                 let outcome = self.keeper.forget(volume);
                 self.dispatch(outcome);
                 // What it held returns to the disk at once.
-                let _ = self.chores.send(Chore::Checkpoint);
+                self.ask_for(Chore::Checkpoint);
             }
             Input::Inspect(ask) => ask(&self.keeper),
             Input::Message(..) => {}
-            Input::Stop => return false,
+            Input::Stop => {
+                self.threads = None;
+                return false;
+            }
         }
         true
     }
@@ -333,14 +330,25 @@ impl Worker {
                 self.serve(sink.clone(), volume, request);
             }
         }
-        if outcome.sync && !self.syncing {
-            let marks = self.keeper.begin_sync();
-            if !marks.is_empty() {
-                self.syncing = true;
-                // The sync thread lives as long as this one.
-                let _ = self.syncs.send(marks);
-            }
+        if outcome.sync
+            && !self.syncing
+            && let Some(threads) = &self.threads
+        {
+            // The sync thread lives until its sender is dropped.
+            self.syncing = threads.syncs.send(()).is_ok();
         }
+    }
+
+    /// What the next sync is for; none if nobody waits, and then the sync thread rests.
+    fn next_sync(&mut self) -> Option<Vec<(SlotKey, Seq)>> {
+        let marks = self.keeper.begin_sync();
+        self.syncing = !marks.is_empty();
+        self.syncing.then_some(marks)
+    }
+
+    fn synced(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) {
+        let outcome = self.keeper.end_sync(marks, result);
+        self.dispatch(outcome);
     }
 
     fn serve(&self, sink: Sink, volume: VolumeId, request: Request) {
@@ -349,13 +357,44 @@ impl Worker {
     }
 }
 
-fn run_syncs(silo: &Silo, requests: &Receiver<Vec<(SlotKey, Seq)>>, inbox: &Sender<Input>, began: &AtomicU64) {
-    while let Ok(marks) = requests.recv() {
-        began.store(Moment::now().0, Ordering::Relaxed);
-        let result = silo.sync();
-        began.store(0, Ordering::Relaxed);
-        if inbox.send(Input::Synced(marks, result)).is_err() {
-            return;
+/// The worker, for one of its threads. A panic in another has stopped the process, or it only left its own work undone.
+fn take(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
+    worker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run_appends(worker: &Mutex<Worker>, inbox: &Receiver<Input>) {
+    let mut messages = Vec::new();
+    while let Ok(first) = inbox.recv() {
+        // Whoever sent this may be about to send more, if only it gets the processor: a larger batch costs less.
+        std::thread::yield_now();
+        let mut next = Some(first);
+        while let Some(input) = next {
+            match input {
+                Input::Message(from, session, message) => messages.push((from, session, message)),
+                other => {
+                    let mut worker = take(worker);
+                    worker.process(&mut messages);
+                    if !worker.other(other) {
+                        return;
+                    }
+                }
+            }
+            next = if messages.len() < BATCH_MESSAGES_MAX { inbox.try_recv().ok() } else { None };
+        }
+        take(worker).process(&mut messages);
+    }
+}
+
+fn run_syncs(worker: &Mutex<Worker>, silo: &Silo, requests: &Receiver<()>, began: &AtomicU64) {
+    while requests.recv().is_ok() {
+        loop {
+            // A binding of its own, so that the worker is free while the disk syncs.
+            let next = take(worker).next_sync();
+            let Some(marks) = next else { break };
+            began.store(Moment::now().0, Ordering::Relaxed);
+            let result = silo.sync();
+            began.store(0, Ordering::Relaxed);
+            take(worker).synced(&marks, result);
         }
     }
 }

@@ -86,7 +86,10 @@ impl Attachments {
                 .flat_map(|slot| &slot.silos)
                 .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
                 .collect();
-            let driver = DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone());
+            let driver = {
+                let _data = self.shared.data.enter();
+                DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone())
+            };
             driver.follow(self.shared.group.state());
             match settled(&driver, end).await {
                 Settled::Life(Life::Serving { resumed }) => return Ok((driver, epoch, resumed)),

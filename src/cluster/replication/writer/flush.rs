@@ -5,6 +5,42 @@ use crate::cluster::replication::message::Request;
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::writer::{Output, Phase, RETAINED_WRITES_MAX, Response, Writer};
 
+/// Requests over which the rhythm is judged: enough to be sure, few enough to follow a change.
+const RHYTHM_REQUESTS: u32 = 64;
+/// Fewer flushes than this tell nothing.
+const RHYTHM_FLUSHES_MIN: u32 = 8;
+
+/// Whether the client flushes about as often as it writes. Then silos begin to sync with the write, without being asked:
+/// the disk is at work while the answer travels and the flush comes. With several writes a flush a sync begun with the
+/// first of them would only delay the one that counts, so those are left to the flush.
+#[derive(Default)]
+pub struct Rhythm {
+    writes: u32,
+    flushes: u32,
+}
+
+impl Rhythm {
+    /// A write comes; whether a flush is expected to follow.
+    pub(super) fn written(&mut self) -> bool {
+        self.writes += 1;
+        self.fade();
+        self.flushes >= RHYTHM_FLUSHES_MIN && self.flushes * 4 >= self.writes * 3
+    }
+
+    fn flushed(&mut self) {
+        self.flushes += 1;
+        self.fade();
+    }
+
+    /// What was long ago counts for less and less.
+    fn fade(&mut self) {
+        if self.writes + self.flushes >= RHYTHM_REQUESTS * 2 {
+            self.writes /= 2;
+            self.flushes /= 2;
+        }
+    }
+}
+
 /// A flush that waits.
 pub struct Flush {
     /// By slot: what must be durable. None until recovery tells what there is.
@@ -14,6 +50,7 @@ pub struct Flush {
 impl Writer {
     /// Takes a flush: it covers every write whose answer was issued before, recovered ones included.
     pub(super) fn flush(&mut self, id: RequestId) {
+        self.rhythm.flushed();
         let targets = (self.phase == Phase::Serving).then(|| self.flush_targets());
         self.flushes.insert(id, Flush { targets });
         for index in 0..self.slots.len() {
@@ -99,5 +136,34 @@ impl Writer {
             let Some(incarnation) = self.links.get(&silo).map(|link| link.incarnation) else { continue };
             self.send(silo, Request::Sync { slot, epoch, incarnation, upto });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn play(rhythm: &mut Rhythm, writes: u32, flushes: u32) -> bool {
+        let expected = (0..writes).fold(false, |_, _| rhythm.written());
+        (0..flushes).for_each(|_| rhythm.flushed());
+        expected
+    }
+
+    #[test]
+    fn a_flush_is_expected_while_there_are_about_as_many_as_writes() {
+        let mut rhythm = Rhythm::default();
+        assert!(!(0..RHYTHM_FLUSHES_MIN).any(|_| play(&mut rhythm, 1, 1)), "too early to tell");
+        assert!((0..500).all(|_| play(&mut rhythm, 1, 1)));
+        play(&mut rhythm, RHYTHM_REQUESTS, 0);
+        assert!(!play(&mut rhythm, 1, 0), "a long row of writes ends it");
+        let mut bursts = Rhythm::default();
+        play(&mut bursts, 32, 32);
+        assert!((0..50).all(|_| {
+            let expected = bursts.written();
+            play(&mut bursts, 31, 32);
+            expected
+        }));
+        let mut rare = Rhythm::default();
+        assert!(!(0..100).any(|_| play(&mut rare, 4, 1)));
     }
 }

@@ -202,7 +202,8 @@ impl Writer {
         let cost = record.payload.len() + RECORD_COST;
         let slot = &mut self.slots[index];
         let previous = std::mem::replace(&mut slot.last, seq);
-        slot.retained.push_back(Retained { seq, previous, record, request: Some(id), durable });
+        let sync = durable || self.rhythm.written();
+        slot.retained.push_back(Retained { seq, previous, record, request: Some(id), durable, sync });
         slot.retained_bytes += cost;
         if durable {
             slot.durable_wanted = seq;

@@ -20,6 +20,8 @@ pub struct Retained {
     pub request: Option<RequestId>,
     /// The answer needs durability.
     pub durable: bool,
+    /// Silos sync once they have it: for the answer, or because a flush is expected.
+    pub sync: bool,
 }
 
 /// How a silo takes part in a slot.

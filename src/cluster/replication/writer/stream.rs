@@ -44,14 +44,14 @@ impl Writer {
                 incarnation: link.incarnation,
                 committed: slot.committed,
                 sent: now.0,
-                sync: retained.durable,
+                sync: retained.sync,
                 record: retained.record.clone(),
             };
             let cost = retained.record.len();
             peer.sent = retained.seq;
             peer.in_flight.push_back((retained.seq, cost));
             peer.in_flight_bytes += cost;
-            if retained.durable {
+            if retained.sync {
                 peer.sync_asked = peer.sync_asked.max(retained.seq);
             }
             self.outputs.push(Output::Send(peer.silo, ToSilo::Append(append)));
