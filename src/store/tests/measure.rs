@@ -47,6 +47,15 @@ fn chores(silo: &Silo, stop: &AtomicBool) {
     }
 }
 
+/// Lets the background thread end, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Fills a silo to a part of what it holds, then writes over `bytes` of it at random.
 fn run(capacity_bytes: u64, blocks: u64, bytes: u64) -> Outcome {
     let folder = tempfile::tempdir_in(std::env::var("INFINIT_BENCH_DIR").unwrap_or("/tmp".to_owned())).unwrap();
@@ -58,7 +67,8 @@ fn run(capacity_bytes: u64, blocks: u64, bytes: u64) -> Outcome {
     let mut outcome = None;
     std::thread::scope(|scope| {
         scope.spawn(|| chores(&silo, &stop));
-        let mut seq = 0;
+        let _stop = Stop(&stop);
+        let (mut seq, mut puts) = (0, 0u64);
         let mut put = |firsts: &[u64], count: u64| {
             let mut records = Vec::new();
             for first in firsts {
@@ -68,7 +78,8 @@ fn run(capacity_bytes: u64, blocks: u64, bytes: u64) -> Outcome {
             let began = Instant::now();
             silo.append(&records).unwrap();
             let spent = began.elapsed();
-            if seq.is_multiple_of(BATCH * SYNC_EVERY) {
+            puts += 1;
+            if puts.is_multiple_of(SYNC_EVERY) {
                 silo.sync().unwrap();
                 silo.set_committed(KEY, Seq(seq)).unwrap();
             }
@@ -99,7 +110,6 @@ fn run(capacity_bytes: u64, blocks: u64, bytes: u64) -> Outcome {
             ..after
         };
         outcome = Some(Outcome { space, worst_p99, p99: percentile(&mut all), elapsed });
-        stop.store(true, Ordering::Relaxed);
     });
     outcome.unwrap()
 }
