@@ -67,13 +67,10 @@ impl Ballast {
     }
 }
 
-/// Lets the index grow to `len` bytes, at the cost of the ballast if the disk is full.
+/// Lets the index grow to `len` bytes into the ballast's room, so that the two together take no more than before.
 pub(crate) fn grow(file: &dyn DiskFile, ballast: Option<&Ballast>, len: u64) -> io::Result<()> {
-    match (file.allocate(len), ballast) {
-        (Err(error), Some(ballast)) if error.kind() == io::ErrorKind::StorageFull => {
-            ballast.release()?;
-            file.allocate(len)
-        }
-        (other, _) => other,
+    if let Some(ballast) = ballast {
+        ballast.release()?;
     }
+    file.allocate(len)
 }

@@ -184,8 +184,9 @@ impl Silo {
         }
         let limit = self.hard_limit_bytes();
         self.log.prepare_cold(limit).map_err(|error| self.log_failure(error))?;
+        let limit = self.log_limit_bytes().saturating_sub(self.missing_growth_bytes());
         while self.log.spare_bytes() < reserve {
-            match self.log.prepare_next(self.log_limit_bytes()) {
+            match self.log.prepare_next(limit) {
                 Ok(()) => {}
                 Err(LogError::NoSpace) => break,
                 Err(other) => return Err(self.log_failure(other)),
@@ -194,10 +195,10 @@ impl Silo {
         Ok(())
     }
 
-    /// Bytes that segments may take: the index has its part of the capacity too, with what it grows by next.
+    /// Bytes that segments may take: the index and the room made for it have their part of the capacity. What that room
+    /// still lacks does not count here: an index that has just grown must not stop the cleaning that makes room again.
     pub(crate) fn hard_limit_bytes(&self) -> u64 {
-        let index = self.index.size();
-        self.options.capacity_bytes.saturating_sub(index + growth_bytes(index).max(self.ballast.bytes()))
+        self.options.capacity_bytes.saturating_sub(self.index.size() + self.ballast.bytes())
     }
 
     /// The same for whatever is appended: cleaning needs a segment to begin with.
@@ -229,10 +230,14 @@ impl Silo {
 
     /// Bytes for new segments: those made ahead, and what is left.
     fn room_bytes(&self) -> u64 {
-        let index = growth_bytes(self.index.size()).saturating_sub(self.ballast.bytes());
-        let on_disk = self.disk.free_bytes().unwrap_or(0).saturating_sub(index);
         let within = self.log_limit_bytes().saturating_sub(self.log.allocated_bytes());
-        within.min(on_disk) + self.log.spare_bytes()
+        let left = within.min(self.disk.free_bytes().unwrap_or(0));
+        left.saturating_sub(self.missing_growth_bytes()) + self.log.spare_bytes()
+    }
+
+    /// What the index would grow by beyond the room that is made for it.
+    fn missing_growth_bytes(&self) -> u64 {
+        growth_bytes(self.index.size()).saturating_sub(self.ballast.bytes())
     }
 
     /// Bytes of the capacity, and of the disk, that nothing takes.
