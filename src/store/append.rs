@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard};
 
 use crate::base::block::VOLUME_BYTES_MAX;
 use crate::base::id::SlotKey;
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::{Record, RecordError, RecordKind};
 use crate::store::disk::Caching;
 use crate::store::error::{Result, StoreError};
@@ -15,7 +16,7 @@ use crate::store::position::Position;
 use crate::store::silo::Silo;
 use crate::store::slots::{Slot, placed_versions};
 use crate::store::staging::{ExtentListing, Staging};
-use crate::store::version::Place;
+use crate::store::version::{Place, Version};
 
 impl Silo {
     /// Appends a batch: one vectored write, two where it runs into the next segment. Once this returns, reads see it,
@@ -73,7 +74,8 @@ impl Silo {
         let _gates = lock_gates([&slot])?;
         let (first, count) = (record.header.first_block(), record.header.block_count());
         let current = self.current_versions(&slot, first, count)?;
-        let matching = current.iter().any(|version| version.stamp == record.header.stamp);
+        let older = on(Mutant::RepairFromOlder);
+        let matching = current.iter().any(|version| older || version.stamp == record.header.stamp);
         if record.header.kind != RecordKind::Write || !matching {
             return Ok(0);
         }
@@ -82,8 +84,8 @@ impl Silo {
         let Some(at) = self.write(std::slice::from_ref(&record), Caching::Keep)?.pop() else { return Ok(0) };
         let mut mended = Vec::new();
         for (held, (block, version)) in current.iter().zip(placed_versions(&record, at)) {
-            if held.stamp == version.stamp && matches!(held.place, Place::Data { .. }) {
-                mended.push((block, version));
+            if (older || held.stamp == version.stamp) && matches!(held.place, Place::Data { .. }) {
+                mended.push((block, Version { stamp: held.stamp, ..version }));
             }
         }
         let added = slot.write().add(mended.into_iter());

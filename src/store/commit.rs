@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use redb::WriteTransaction;
 
 use crate::base::id::{Seq, SlotKey};
+use crate::base::mutant::{Mutant, on};
 use crate::store::append::lock_gates;
 use crate::store::checkpoint::{save_row, save_slot};
 use crate::store::error::Result;
@@ -126,9 +127,11 @@ impl Step<'_> {
             Change::Keep => {
                 let state = &self.commit.state;
                 let before = self.slot.read();
-                state.incomplete != before.state.incomplete || state.adopted != before.state.adopted
+                let adopts = state.adopted != before.state.adopted && !on(Mutant::AdoptionNotSynced);
+                state.incomplete != before.state.incomplete || adopts
             }
-            Change::Adopt { .. } | Change::Revert { .. } => true,
+            Change::Adopt { .. } => !on(Mutant::AdoptionNotSynced),
+            Change::Revert { .. } => true,
             Change::Forget => false,
         }
     }

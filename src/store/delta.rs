@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::base::block::{BLOCK_BYTES, EXTENT_BLOCKS, FRAME_DATA_MAX};
 use crate::base::id::{Seq, SlotKey};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::store::error::Result;
 use crate::store::read::ReadError;
@@ -100,7 +101,10 @@ impl Silo {
 
     /// One record of neighbouring blocks with one stamp.
     fn record_of(&self, key: SlotKey, first: u64, versions: &[Version]) -> std::result::Result<Record, ReadError> {
-        let (position, stamp) = (first * BLOCK_BYTES, versions[0].stamp);
+        let (position, mut stamp) = (first * BLOCK_BYTES, versions[0].stamp);
+        if on(Mutant::TailRestamped) {
+            stamp.epoch = self.slot(key).map_or(stamp.epoch, |state| state.adopted);
+        }
         let record = match versions[0].place {
             Place::Zero => Record::zeroes(key, position, versions.len() as u64 * BLOCK_BYTES, stamp),
             Place::Data { .. } | Place::Hole => {

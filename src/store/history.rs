@@ -19,6 +19,7 @@ use redb::WriteTransaction;
 
 use crate::base::block::EXTENT_BLOCKS;
 use crate::base::id::{Epoch, Seq, Stamp};
+use crate::base::mutant::{Mutant, on};
 use crate::store::commit::{Change, SlotCommit};
 use crate::store::error::Result;
 use crate::store::group::Group;
@@ -70,6 +71,7 @@ impl History {
     /// Whether a version, trim or marker that no listing names belongs to the new history.
     fn keeps(self, stamp: Stamp) -> bool {
         match self {
+            History::Adopt { .. } if on(Mutant::StaleSuffixKept) => true,
             History::Adopt { base, adopted } => stamp.seq <= base || stamp.epoch >= adopted,
             History::Revert { vote, .. } => stamp <= vote.stamp(),
         }

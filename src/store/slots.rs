@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use crate::base::block::BLOCK_BYTES;
 use crate::base::id::{Seq, SlotKey, SnapshotId, Stamp};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::{Record, RecordKind};
 use crate::store::extents::Extents;
 use crate::store::keys::SlotRow;
@@ -196,7 +197,9 @@ impl Content {
             // Chunks belong to no slot's stream; they are refused before they get here.
             RecordKind::Chunk => {}
         }
-        self.extents.raise_blocks(first, count, stamp.seq);
+        if header.kind != RecordKind::Trim || !on(Mutant::StaleTrimForgotten) {
+            self.extents.raise_blocks(first, count, stamp.seq);
+        }
         self.state.applied = self.state.applied.max(stamp.seq);
         added
     }

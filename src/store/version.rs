@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::base::id::{Seq, Stamp};
+use crate::base::mutant::{Mutant, on};
 use crate::store::slot::{SlotState, Vote};
 
 /// Where a version's bytes are.
@@ -98,7 +99,8 @@ pub(crate) struct Retention {
 impl Retention {
     /// The rule for a slot in this state; `live_committed` is the watermark of what an incomplete slot receives.
     pub(crate) fn of(state: &SlotState, live_committed: Seq, markers: Arc<[Stamp]>) -> Self {
-        Self { committed: state.committed, incomplete: state.incomplete.map(|vote| (vote, live_committed)), markers }
+        let committed = if on(Mutant::TombstoneBeforeLaggard) { Seq(u64::MAX) } else { state.committed };
+        Self { committed, incomplete: state.incomplete.map(|vote| (vote, live_committed)), markers }
     }
 
     /// Lets go of the versions that nothing needs; the newest always stays.
@@ -136,21 +138,31 @@ impl Retention {
     /// incomplete slot keeps its trims, since older versions may still arrive beneath them.
     pub(crate) fn prune_all(&self, versions: &mut Vec<Version>) {
         self.prune(versions);
-        if self.incomplete.is_none() {
-            let superfluous =
-                versions.iter().take_while(|v| v.place == Place::Hole && v.stamp.seq <= self.committed).count();
+        if let Some(limit) = self.cleans_upto() {
+            let superfluous = versions.iter().take_while(|v| v.place == Place::Hole && v.stamp.seq <= limit).count();
             versions.drain(..superfluous);
+        }
+    }
+
+    /// Trims up to here may go once nothing lies beneath them; none of an incomplete slot may.
+    fn cleans_upto(&self) -> Option<Seq> {
+        match self.incomplete {
+            None => Some(self.committed),
+            Some((_, live_committed)) => on(Mutant::IncompleteCleansTombstone).then_some(live_committed),
         }
     }
 
     /// Whether trims up to the watermark may be carried out.
     pub(crate) fn may_clean(&self, trim: Stamp) -> bool {
-        self.incomplete.is_none() && trim.seq <= self.committed
+        self.cleans_upto().is_some_and(|limit| trim.seq <= limit)
     }
 
     /// Whether a snapshot sees the version that `newer` replaced.
     fn is_seen(&self, stamp: Stamp, newer: Option<Stamp>) -> bool {
         let next = self.markers.partition_point(|marker| *marker < stamp);
+        if on(Mutant::CleaningDropsSnapshotVersion) {
+            return false;
+        }
         self.markers.get(next).is_some_and(|marker| newer.is_none_or(|newer| *marker < newer))
     }
 }
@@ -166,6 +178,10 @@ impl Vote {
 mod tests {
     use super::*;
     use crate::base::id::Epoch;
+    use crate::base::mutant::with;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    use std::collections::BTreeSet;
 
     fn at(epoch: u64, seq: u64) -> Version {
         Version { stamp: Stamp::new(Epoch(epoch), Seq(seq)), place: Place::Zero }
@@ -194,6 +210,29 @@ mod tests {
         let markers = [Stamp::new(Epoch(1), Seq(7)), Stamp::new(Epoch(1), Seq(8))];
         let retention = Retention { committed: Seq(99), incomplete: None, markers: markers.into() };
         assert_eq!(pruned(&retention, &[at(1, 5), at(1, 6), at(1, 9), at(1, 10)]), [6, 10]);
+    }
+
+    /// Prunes some versions of a block; whether each snapshot and the present still see what they saw before.
+    fn pruning_hides_nothing(seed: u64) -> bool {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let mut seqs = |most: usize| -> BTreeSet<u64> {
+            (0..dice.random_range(0..=most)).map(|_| dice.random_range(1..40)).collect()
+        };
+        let mut versions: Vec<Version> = seqs(8).into_iter().map(|seq| at(1, seq)).collect();
+        let markers: Arc<[Stamp]> = seqs(4).into_iter().map(|seq| Stamp::new(Epoch(1), Seq(seq))).collect();
+        let committed = seqs(1).first().map_or(Seq::ZERO, |seq| Seq(*seq));
+        let before = versions.clone();
+        Retention { committed, incomplete: None, markers: markers.clone() }.prune(&mut versions);
+        let sees = |versions: &[Version], upto: Stamp| versions.iter().rev().find(|v| v.stamp <= upto).copied();
+        let present = Stamp::new(Epoch(2), Seq::ZERO);
+        markers.iter().chain([&present]).all(|upto| sees(&before, *upto) == sees(&versions, *upto))
+    }
+
+    #[test]
+    fn snapshots_see_the_same_whatever_is_cleaned() {
+        assert!((1..=1000).all(pruning_hides_nothing));
+        let dropped = || (1..=20).any(|seed| !pruning_hides_nothing(seed));
+        assert!(with(Some(Mutant::CleaningDropsSnapshotVersion), dropped), "the deliberate bug is not found");
     }
 
     #[test]

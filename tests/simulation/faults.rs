@@ -230,6 +230,7 @@ impl World {
     fn compare_all(&mut self) {
         for silo in 0..self.silos.len() {
             self.check_content(silo);
+            self.check_readable(silo);
         }
         let Some(at) = self.cluster.holder else { return };
         let epoch = self.writers[at].epoch;

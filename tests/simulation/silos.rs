@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use infinit::base::block::BLOCK_BYTES;
 use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, VolumeId};
 use infinit::cluster::replication::acceptor::Session;
 use infinit::cluster::replication::keeper::{self, Keeper, Outcome};
@@ -21,6 +22,18 @@ pub struct Standing {
     pub vote: Vote,
     pub complete: bool,
     pub durable: Seq,
+    /// What the writer reported of the slot's silos.
+    reports: BTreeMap<SiloId, Vote>,
+}
+
+impl Standing {
+    /// As long as a silo's process lives, it never goes back behind anything that it said: whatever it is sent, what it
+    /// drops it drops in the commit that adopts something higher (rules 8, 12 and 14).
+    fn follows(&self, before: &Standing) -> Result<(), String> {
+        let kept = |(silo, report)| self.reports.get(silo).is_some_and(|now| now >= report);
+        let stands = self.promise >= before.promise && self.vote >= before.vote && before.reports.iter().all(kept);
+        if stands { Ok(()) } else { Err(format!("went back from {before:?} to {self:?}")) }
+    }
 }
 
 pub struct SiloHost {
@@ -68,15 +81,30 @@ impl SiloHost {
     }
 
     /// Takes note of what the silo has told the world.
-    fn stand(&mut self) {
-        let Some(keeper) = &self.keeper else { return };
+    fn stand(&mut self) -> Result<(), String> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        // A silo that is out of service says nothing of what it has, and what it has may go.
+        let in_service = keeper.silo().faulted().is_none();
         for (key, slot) in keeper.acceptor().slots() {
             let state = slot.state();
             let complete = state.incomplete.is_none();
-            let durable = if complete { slot.durable().min(state.applied) } else { state.vote().applied };
-            let standing = Standing { promise: state.promise, vote: state.vote(), complete, durable };
+            let durable = if !in_service {
+                Seq::ZERO
+            } else if complete {
+                slot.durable().min(state.applied)
+            } else {
+                state.vote().applied
+            };
+            let of = |(silo, adopted, applied): &(SiloId, Epoch, Seq)| {
+                (*silo, Vote { adopted: *adopted, applied: *applied })
+            };
+            let reports = state.peers.iter().map(of).collect();
+            let standing = Standing { promise: state.promise, vote: state.vote(), complete, durable, reports };
+            let followed = self.standing.get(key).map_or(Ok(()), |before| standing.follows(before));
             self.standing.insert(*key, standing);
+            followed.map_err(|why| format!("s{} slot {} {why}", self.id.0[0], key.slot))?;
         }
+        Ok(())
     }
 }
 
@@ -119,10 +147,11 @@ impl World {
         host.life += 1;
         host.inbox.clear();
         (host.working, host.syncing) = (false, false);
-        host.stand();
+        let stood = host.stand();
         let life = host.life;
         self.trace.mix(&[self.now, 5, silo as u64, life]);
         self.note(|| format!("s{} opened", silo + 1));
+        self.check(stood);
         for (key, standing) in before {
             let result = self.compare_reopened(silo, key, &standing, power, in_call);
             self.check(result);
@@ -151,12 +180,18 @@ impl World {
         if after.promise < before.promise {
             return Err(format!("{}: it forgot its promise", what()));
         }
+        if self.decays {
+            return Ok(());
+        }
         let least = if power { Vote { applied: before.durable, ..before.vote } } else { before.vote };
         if after.vote < least {
             return Err(format!("{}: it lost what it may not lose", what()));
         }
         if !in_call && after.promise != before.promise {
             return Err(format!("{}: it promised by itself", what()));
+        }
+        if !in_call && !power && after.vote != before.vote {
+            return Err(format!("{}: it has another history", what()));
         }
         if power && !in_call {
             let lost = self.ledgers[key.slot.0 as usize].lost(before.vote, after.vote)?;
@@ -176,7 +211,12 @@ impl World {
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life && !disk_down) else { return };
         let opening = keeper.acceptor().opening().clone();
         let known = self.cluster.incarnations.get(&id);
-        if known.is_some_and(|known| !opening.chain.contains(known)) {
+        let stranger = known.is_some_and(|known| !opening.chain.contains(known));
+        if stranger && self.strangers {
+            keeper.retire("another silo".to_owned());
+            return self.note(|| format!("s{} is not the silo that the cluster state knows", silo + 1));
+        }
+        if stranger {
             let why = format!("s{} is not the silo that the cluster state knows", silo + 1);
             return self.fail(why);
         }
@@ -188,7 +228,9 @@ impl World {
                 self.at(wait, Event::Inform(writer));
             }
         }
-        if let Err(error) = result {
+        if let Err(error) = result
+            && !self.faults_are_lawful
+        {
             let why = format!("s{} cannot be confirmed: {error}", silo + 1);
             self.fail_unless_down(silo, why);
         }
@@ -213,12 +255,14 @@ impl World {
         if self.silos[silo].disk.is_down() {
             return self.died_in_call(silo);
         }
-        self.silos[silo].stand();
+        let stood = self.silos[silo].stand();
+        self.check(stood);
         let adopted =
             outcome.replies.iter().any(|(_, reply)| matches!(reply, FromSilo::Rare(_, _, Answer::Adopted { .. })));
         for (session, reply) in outcome.replies {
             let faulted = Refusal::Faulted(String::new());
-            if let FromSilo::Rare(_, _, Answer::Refused { reason, .. }) = &reply
+            if !self.faults_are_lawful
+                && let FromSilo::Rare(_, _, Answer::Refused { reason, .. }) = &reply
                 && std::mem::discriminant(reason) == std::mem::discriminant(&faulted)
             {
                 let why = format!("s{} is out of service: {reason:?}", silo + 1);
@@ -255,8 +299,8 @@ impl World {
         // What is appended while a sync runs may reach the disk with it or not.
         let failed = if early { keeper.silo().sync().err() } else { None };
         if let Some(error) = failed {
-            let why = format!("s{} cannot sync: {error}", silo + 1);
-            return self.fail_unless_down(silo, why);
+            let outcome = keeper.end_sync(&marks, Err(error));
+            return self.outcome(silo, outcome);
         }
         self.at(wait, Event::Synced(silo, life, marks, early));
     }
@@ -378,6 +422,17 @@ impl World {
         let wait = self.dice.around(most / 3).min(most);
         if self.persistent {
             self.at(wait, Event::Reopen(silo));
+        }
+    }
+
+    /// Every block that a silo has can be read from it, whoever answers the clients.
+    pub fn check_readable(&mut self, silo: usize) {
+        let blocks = (self.temper.shape.volume_bytes / BLOCK_BYTES) as u32;
+        let Some(keeper) = self.silos[silo].keeper.as_ref().filter(|_| !self.decays) else { return };
+        let of_volume = keeper.acceptor().slots().filter(|(key, _)| key.volume == VOLUME);
+        let bad = of_volume.filter_map(|(key, _)| Some((key.slot, keeper.silo().read(*key, 0, blocks).err()?))).next();
+        if let Some((slot, error)) = bad {
+            self.fail(format!("s{} slot {slot} cannot be read: {error}", silo + 1));
         }
     }
 

@@ -95,6 +95,10 @@ pub struct World {
     pub persistent: bool,
     /// Bits decay on the disks: reads of damaged blocks are refused.
     pub decays: bool,
+    /// A silo may be another than the cluster state knows: it is told so and retires.
+    pub strangers: bool,
+    /// A silo may take itself out of service.
+    pub faults_are_lawful: bool,
     /// A script expects errors, and looks at them itself.
     pub errors_are_lawful: bool,
     /// Messages that a script loses: to this silo, if this says so.
@@ -129,6 +133,8 @@ impl World {
             settled: false,
             persistent: true,
             decays: false,
+            strangers: false,
+            faults_are_lawful: false,
             errors_are_lawful: false,
             losses: Vec::new(),
             failure: None,

@@ -303,6 +303,10 @@ impl World {
         self.count("served");
         self.writers[at].served = true;
         for slot in 0..self.ledgers.len() {
+            let adopted = self.votes(SlotIndex(slot as u32)).iter().filter(|vote| vote.adopted >= epoch).count();
+            if adopted < self.ledgers[slot].majority {
+                self.fail(format!("w{at} serves slot {slot}, and {adopted} silos have recorded its epoch"));
+            }
             let lost = self.ledgers[slot].settle(epoch);
             if resumed == Some(true) && !lost.is_empty() {
                 self.fail(format!("w{at} resumes clients, but sectors {lost:?} lost what they were answered"));

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 
 use crate::base::clock::Moment;
 use crate::base::id::{Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, Session};
 use crate::cluster::replication::message::{
@@ -99,6 +100,9 @@ impl Keeper {
 
     /// The cluster does not take this silo: it serves nothing from here on.
     pub fn retire(&mut self, why: String) {
+        if on(Mutant::BlankVotes) || on(Mutant::RestoredVotes) {
+            return;
+        }
         self.acceptor.set_fault(why);
     }
 
@@ -347,7 +351,8 @@ fn still_serves(silo: &Silo, key: SlotKey, epoch: Epoch) -> Result<(), ReadRefus
     if state.promise > epoch {
         return Err(ReadRefusal::Fenced { promise: state.promise });
     }
-    if state.adopted == epoch && state.incomplete.is_none() { Ok(()) } else { Err(ReadRefusal::Behind) }
+    let adopted = state.adopted == epoch || on(Mutant::NoAdoptionOnEmptyTail);
+    if adopted && state.incomplete.is_none() { Ok(()) } else { Err(ReadRefusal::Behind) }
 }
 
 /// A message for a silo that is not open here.

@@ -14,7 +14,7 @@ fn is_adoption(message: &ToSilo) -> bool {
 /// A better report comes after the choice. If it counted, s2 would have adopted one history under epoch 2 and s1
 /// another, and the next take-over could not tell them apart.
 #[test]
-fn an_epoch_chooses_once() {
+pub fn an_epoch_chooses_once() {
     let mut s = Script::begin("choosing_twice", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -49,7 +49,7 @@ fn an_epoch_chooses_once() {
 /// The only silo with the chosen history goes away before anyone adopted it: the epoch is given up, and the next one
 /// may choose what is there.
 #[test]
-fn a_choice_that_is_gone_is_given_up_with_its_epoch() {
+pub fn a_choice_that_is_gone_is_given_up_with_its_epoch() {
     let mut s = Script::begin("source_gone", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -83,9 +83,39 @@ fn a_choice_that_is_gone_is_given_up_with_its_epoch() {
     s.end();
 }
 
+/// Rule 8: a silo that has promised and voted takes nothing more of the old epoch, although nobody has adopted the new one
+/// yet: its vote is all that it will ever have acknowledged.
+#[test]
+pub fn an_old_epoch_lands_nothing_after_the_promise() {
+    let mut s = Script::begin("old_epoch_after_the_promise", Shape::one(3));
+    let old = s.serve(1);
+    let a = s.write(old, 0);
+    s.say("s2 does not hear of its writer for longer than the lease, and promises to another, who has no majority");
+    s.world.partition(old, 1, true, true, 2_600_000_000);
+    s.wait(2300);
+    let new = s.attach(2);
+    s.wait(200);
+    s.crash(1);
+    s.wait(200);
+    s.say("s2 hears of the old writer again; s3 is still the old one's");
+    let late = s.ask(old, Kind::Write, 0, 1);
+    s.wait(300);
+    s.kill(old);
+    s.crash(3);
+    s.open(1);
+    s.wait(5000);
+    assert!(s.serves(new), "s1 and s2 are a majority");
+    s.expect(new, 0, a);
+    assert_ne!(
+        s.world.writers[old].answers.get(&late),
+        Some(&Ok(infinit::cluster::replication::writer::Response::Done))
+    );
+    s.end();
+}
+
 /// An old writer that was paused lands nothing and shows nothing after another took over.
 #[test]
-fn a_thawed_writer_is_fenced() {
+pub fn a_thawed_writer_is_fenced() {
     let mut s = Script::begin("paused_and_thawed", Shape::one(3));
     let old = s.serve(1);
     let a = s.write(old, 0);

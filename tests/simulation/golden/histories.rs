@@ -14,7 +14,7 @@ fn is_catch_up(message: &ToSilo) -> bool {
 /// If recovery gave the tail new stamps, write 2 would be of the interrupted epoch 2, above everything of epoch 1, and
 /// come back.
 #[test]
-fn a_tail_is_not_restamped() {
+pub fn a_tail_is_not_restamped() {
     let mut s = Script::begin("restamping_a_tail", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -54,7 +54,7 @@ fn a_tail_is_not_restamped() {
 
 /// The longer history is the dead one.
 #[test]
-fn epochs_come_before_numbers() {
+pub fn epochs_come_before_numbers() {
     let mut s = Script::begin("epoch_before_number", Shape::one(3));
     let w = s.serve(1);
     s.lose(2, is_append);
@@ -84,7 +84,7 @@ fn epochs_come_before_numbers() {
 /// Epoch 2 decides that write 2 is not part of the history, serves a read that shows it, and writes nothing. Had it
 /// left no trace on a majority of the silos, epoch 3 would choose write 2.
 #[test]
-fn ends_are_recorded_where_they_are_voted() {
+pub fn ends_are_recorded_where_they_are_voted() {
     let mut s = Script::begin("ends_recorded_at_the_silos", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);

@@ -11,7 +11,7 @@ use super::{Script, is_append};
 
 /// The block is read elsewhere at once, and the damaged silo gets exactly the version that it has indexed.
 #[test]
-fn a_damaged_block_is_read_elsewhere_and_repaired() {
+pub fn a_damaged_block_is_read_elsewhere_and_repaired() {
     let mut s = Script::begin("damaged_block", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -36,7 +36,7 @@ fn a_damaged_block_is_read_elsewhere_and_repaired() {
 
 /// Nobody is given what another version of the block would be.
 #[test]
-fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {
+pub fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {
     let mut s = Script::begin("no_whole_copy", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -53,9 +53,33 @@ fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {
     s.end();
 }
 
+/// The one whole copy at hand is of an older version: s1's damage must wait.
+#[test]
+pub fn a_block_is_not_repaired_from_an_older_version() {
+    let mut s = Script::begin("older_copy", Shape::one(3));
+    let w = s.serve(1);
+    s.write(w, 0);
+    s.flush(w);
+    s.lose(3, is_append);
+    s.say("s3 misses the second write");
+    let b = s.write(w, 0);
+    s.flush(w);
+    s.crash(2);
+    s.decay(1, 0, b);
+    let read = s.ask(w, Kind::Read, 0, 1);
+    s.wait(1500);
+    assert!(s.is_open(w, read));
+    s.say("s2 has it");
+    s.open(2);
+    s.wait(3500);
+    assert!(!s.is_open(w, read) && s.reads(1, 0));
+    s.expect(w, 0, b);
+    s.end();
+}
+
 /// A transfer finds the damage too: the silo that comes back is brought up to date all the same.
 #[test]
-fn a_transfer_from_a_damaged_source_goes_on_from_another() {
+pub fn a_transfer_from_a_damaged_source_goes_on_from_another() {
     let mut s = Script::begin("damaged_source", Shape::one(3));
     let w = s.serve(1);
     s.write(w, 0);
@@ -75,7 +99,7 @@ fn a_transfer_from_a_damaged_source_goes_on_from_another() {
 /// Rule 11 with a limit: what waits fails, what comes fails at once, a numbered write still lands, and no read goes
 /// back behind it.
 #[test]
-fn io_that_waits_for_too_long_fails_where_the_policy_says_so() {
+pub fn io_that_waits_for_too_long_fails_where_the_policy_says_so() {
     let mut s = Script::begin("io_timeout", Shape::one(3));
     s.world.temper.io_timeout = Some(Duration::from_millis(500));
     let w = s.serve(1);

@@ -8,7 +8,7 @@ use super::super::trace::Trace;
 use super::{Script, is_append};
 
 #[test]
-fn a_plain_life() {
+pub fn a_plain_life() {
     let mut s = Script::begin("plain_life", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -37,9 +37,40 @@ fn a_plain_life() {
     s.end();
 }
 
+/// Rule 15: old clients go on only if nothing that they were answered can be missing, and nobody wrote in between.
+#[test]
+pub fn old_clients_go_on_only_where_nothing_is_missing() {
+    let mut s = Script::begin("resumed_or_not", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.say("the daemon is restarted, and the silos are not");
+    s.kill(w);
+    let w = s.serve(1);
+    assert_eq!(s.resumed(), 1);
+    s.expect(w, 0, a);
+    s.say("it is restarted after another node wrote");
+    s.kill(w);
+    let other = s.serve(2);
+    let b = s.write(other, 0);
+    s.kill(other);
+    let w = s.serve(1);
+    assert_eq!(s.resumed(), 1);
+    s.expect(w, 0, b);
+    s.say("it is restarted after two machines lost their power");
+    s.kill(w);
+    for silo in [2, 3] {
+        s.power(silo);
+        s.open(silo);
+    }
+    let w = s.serve(1);
+    assert_eq!(s.resumed(), 1);
+    s.expect(w, 0, b);
+    s.end();
+}
+
 /// One position for all slots of a silo would take its progress in one slot for progress in another.
 #[test]
-fn positions_are_of_a_slot_and_not_of_a_silo() {
+pub fn positions_are_of_a_slot_and_not_of_a_silo() {
     let mut s = Script::begin("two_slots", Shape::two());
     let w = s.serve(2);
     s.say("write 1 in slot 0 is answered by s1 and s2, write 2 in slot 1 by s3 and s4");
@@ -68,7 +99,7 @@ fn positions_are_of_a_slot_and_not_of_a_silo() {
 
 /// A silo that crashed while it was being brought up to date has later blocks and lacks earlier ones.
 #[test]
-fn a_hole_is_not_elected() {
+pub fn a_hole_is_not_elected() {
     let mut s = Script::begin("crash_in_backfill", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -102,7 +133,7 @@ fn a_hole_is_not_elected() {
 
 /// What the source does not name is absent at the receiver.
 #[test]
-fn a_trimmed_block_stays_away() {
+pub fn a_trimmed_block_stays_away() {
     let mut s = Script::begin("trim_then_catch_up", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -132,9 +163,43 @@ fn a_trimmed_block_stays_away() {
     s.end();
 }
 
+/// A trim comes by the stream before the version that it hides was adopted from a transfer: it is not cleaned until then.
+#[test]
+pub fn an_incomplete_silo_cleans_no_trim() {
+    let mut s = Script::begin("trim_before_adoption", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.crash(3);
+    s.write(w, 300);
+    s.flush(w);
+    s.say("s3 is sent block 300, and is not told to adopt yet");
+    s.lose(3, |m| matches!(m, ToSilo::Rare(_, _, Request::Adopt { .. })));
+    s.open(3);
+    s.wait(600);
+    s.say("the block is trimmed, durably everywhere; s3 hears so and makes checkpoints");
+    s.trim(w, 300, 1);
+    s.flush(w);
+    s.write(w, 1);
+    s.wait(50);
+    s.checkpoint(3);
+    s.checkpoint(3);
+    s.lose_no_more();
+    s.wait(3500);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    s.world.check_content(2);
+    s.kill(w);
+    s.crash(1);
+    let w = s.serve(3);
+    s.expect(w, 0, a);
+    s.expect(w, 300, 0);
+    s.end();
+}
+
 /// {a silo with a stale suffix, a current one} alone can attach.
 #[test]
-fn a_stale_suffix_and_a_current_silo_are_enough() {
+pub fn a_stale_suffix_and_a_current_silo_are_enough() {
     let mut s = Script::begin("stale_suffix", Shape::one(3));
     let w = s.serve(1);
     let a = s.write(w, 0);
@@ -164,7 +229,7 @@ fn a_stale_suffix_and_a_current_silo_are_enough() {
 }
 
 #[test]
-fn traces_are_kept_only_if_asked_for() {
+pub fn traces_are_kept_only_if_asked_for() {
     let mut trace = Trace::new(false);
     trace.line(0, || unreachable!("nobody reads it"));
     assert!(trace.lines.is_none());

@@ -1,19 +1,22 @@
 //! Scripts: the schedules that broke wrong variants of the protocol, played event by event on the simulation's own
 //! world, and compared with what is checked in under `traces/`. `INFINIT_GOLDEN=1` writes them anew.
 
-mod epochs;
-mod histories;
-mod limits;
-mod lives;
+pub mod disks;
+pub mod epochs;
+pub mod histories;
+pub mod limits;
+pub mod lives;
 
+use std::io::IoSlice;
 use std::path::Path;
 
 use infinit::base::block::BLOCK_BYTES;
 use infinit::base::mutant;
 use infinit::cluster::replication::message::ToSilo;
+use infinit::cluster::replication::writer::report::SiloState;
 use infinit::cluster::replication::writer::{RequestError, Response};
 use infinit::store::disk::Disk;
-use infinit::store::faulty::Crash;
+use infinit::store::faulty::{Crash, FaultyDisk};
 
 use super::dice::Dice;
 use super::temper::{MS, SECOND, Shape, Temper};
@@ -51,7 +54,9 @@ impl Script {
     }
 
     fn stands(&self) {
-        assert_eq!(self.world.failure, None, "{}", self.text());
+        if let Some(why) = &self.world.failure {
+            panic!("{why}\n{}", self.text());
+        }
     }
 
     /// Attaches on a node and lets it be; returns the writer.
@@ -64,6 +69,7 @@ impl Script {
     fn serve(&mut self, node: usize) -> usize {
         let writer = self.attach(node);
         let serves = self.world.run_until(10 * SECOND, |world| world.writers[writer].is_serving());
+        self.stands();
         assert!(serves, "w{writer} does not serve\n{}", self.text());
         writer
     }
@@ -136,6 +142,15 @@ impl Script {
         self.world.crash_silo(silo - 1, Crash::Process);
     }
 
+    fn power(&mut self, silo: usize) {
+        self.world.crash_silo(silo - 1, Crash::Power);
+    }
+
+    /// How many attaches let old clients go on.
+    fn resumed(&self) -> u64 {
+        self.world.counts.get("resumed").copied().unwrap_or_default()
+    }
+
     fn open(&mut self, silo: usize) {
         self.world.at(0, Event::Reopen(silo - 1));
         self.wait(1);
@@ -155,6 +170,45 @@ impl Script {
         assert!(disk.flip_bit(name, at + 1000, 3));
         self.world.decays = true;
         self.world.note(|| format!("s{silo} has a flipped bit in block {block}"));
+    }
+
+    /// Starts a silo that is down with another disk.
+    fn restart_on(&mut self, silo: usize, disk: FaultyDisk) {
+        (self.world.strangers, self.world.faults_are_lawful) = (true, true);
+        self.world.silos[silo - 1].disk = disk;
+        self.world.silos[silo - 1].standing.clear();
+        self.open(silo);
+    }
+
+    /// What a backup of a silo's directory holds.
+    fn copy(&mut self, silo: usize) -> FaultyDisk {
+        self.world.note(|| format!("s{silo}'s directory is copied"));
+        let (from, to) = (&self.world.silos[silo - 1].disk, FaultyDisk::new(7));
+        for name in from.list().unwrap() {
+            let file = to.create(&name).unwrap();
+            file.write_vectored_at(&mut [IoSlice::new(&from.contents(&name).unwrap())], 0).unwrap();
+            file.sync_data().unwrap();
+        }
+        to.sync_dir().unwrap();
+        to
+    }
+
+    /// What people are told of a silo's place in the only slot.
+    fn state_of(&self, writer: usize, silo: usize) -> SiloState {
+        let host = &self.world.writers[writer].writer;
+        host.report(self.world.moment(0)).slots[0].silos[silo - 1].state.clone()
+    }
+
+    fn serves(&self, writer: usize) -> bool {
+        self.world.writers[writer].is_serving()
+    }
+
+    fn checkpoint(&mut self, silo: usize) {
+        let life = self.world.silos[silo - 1].life;
+        let keeper = self.world.silos[silo - 1].keeper.as_ref().expect("the silo is open");
+        keeper.silo().checkpoint().unwrap();
+        self.world.note(|| format!("s{silo} makes a checkpoint in life {life}"));
+        self.world.check_content(silo - 1);
     }
 
     /// Whether a silo can read a block.

@@ -7,6 +7,8 @@
 //!
 //! A bug that is not found is a hole in the checks or in the faults, to be closed there.
 
+mod catching_up;
+mod recovery;
 mod writing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, VolumeId};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::acceptor::slot::Slot;
 use crate::cluster::replication::message::{
@@ -177,6 +178,9 @@ impl Acceptor {
                     }
                 }
                 let fence = self.of_volume(volume).map(|(_, slot)| slot.promise()).max().unwrap_or_default();
+                if fence > epoch && on(Mutant::OldEpochAcknowledged) {
+                    return;
+                }
                 let reply = if fence > epoch {
                     Answer::Refused { slot: None, epoch, reason: Refusal::Fenced { promise: fence } }
                 } else if fence < epoch || incarnation != self.opening.incarnation {
@@ -220,11 +224,15 @@ impl Acceptor {
         for (index, config) in slots {
             let key = SlotKey { volume, slot: *index };
             let slot = self.slots.entry(key).or_insert_with(|| Slot::recovered(key, SlotState::default(), now));
+            #[cfg(test)]
+            slot.read_vote_early(ask.epoch);
             if let Some(reason) = slot.objection(now, &ask, *config) {
                 out.push(self.refused(session, volume, Some(*index), ask.epoch, reason));
                 return;
             }
         }
+        #[cfg(test)]
+        self.share_numbers(volume);
         let mut commits = Vec::new();
         let mut votes = Vec::new();
         for (index, config) in slots {
@@ -254,6 +262,13 @@ impl Acceptor {
             slots: votes,
         };
         out.push(self.reply(session, volume, Answer::Promised(promised)));
+    }
+
+    /// One position for all slots, as a deliberate bug has it.
+    #[cfg(test)]
+    fn share_numbers(&mut self, volume: VolumeId) {
+        let highest = self.of_volume(volume).map(|(_, slot)| slot.state().vote().applied).max().unwrap_or_default();
+        self.slots.iter_mut().filter(|(key, _)| key.volume == volume).for_each(|(_, slot)| slot.share_number(highest));
     }
 
     /// Ends the lease of an epoch, durably, so that a restart of this silo has nothing to wait out.

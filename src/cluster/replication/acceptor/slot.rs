@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex, SlotKey};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Session};
 use crate::cluster::replication::message::{
     Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Refusal, Request, SlotNews, SlotVote,
@@ -33,6 +34,9 @@ pub struct Slot {
     gap_reported: bool,
     /// The last attempt to catch up in this epoch: messages of earlier ones are refused.
     attempt: u64,
+    /// What a deliberate bug votes with: the history as it was when an epoch was first asked for.
+    #[cfg(test)]
+    early: Option<(Epoch, Vote)>,
 }
 
 /// Versions are arriving out of prefix; lost at a restart, which starts the transfer again.
@@ -65,6 +69,8 @@ impl Slot {
             sent: 0,
             gap_reported: false,
             attempt: 0,
+            #[cfg(test)]
+            early: None,
             state,
         }
     }
@@ -138,6 +144,8 @@ impl Slot {
         self.leased_until = Some(now + self.lease);
         self.gap_reported = false;
         let before = self.state.clone();
+        #[cfg(test)]
+        self.early.take_if(|_| ask.epoch == before.promise);
         let mut change = Change::Keep;
         if ask.epoch > self.state.promise {
             change = self.revert();
@@ -147,6 +155,9 @@ impl Slot {
         self.state.holder = Some(ask.holder);
         self.state.config = config;
         self.state.lease_ms_max = self.state.lease_ms_max.max(u64::from(ask.lease_ms));
+        if on(Mutant::PromiseNotPersisted) && change == Change::Keep && before.promise > Epoch::ZERO {
+            return None;
+        }
         (self.state != before || change != Change::Keep).then(|| (self.state.clone(), change))
     }
 
@@ -163,11 +174,31 @@ impl Slot {
         Change::Revert { vote }
     }
 
+    /// Reads the vote before the promise.
+    #[cfg(test)]
+    pub fn read_vote_early(&mut self, epoch: Epoch) {
+        if on(Mutant::VoteBeforePromise) && self.early.is_none_or(|(asked, _)| asked != epoch) {
+            self.early = Some((epoch, self.state.vote()));
+        }
+    }
+
+    /// Takes another slot's number for this one's.
+    #[cfg(test)]
+    pub fn share_number(&mut self, highest: Seq) {
+        if on(Mutant::OneVoteOverTwoSlots) && self.state.incomplete.is_none() {
+            self.state.applied = self.state.applied.max(highest);
+        }
+    }
+
     /// What this silo reports of the slot, once the promise is durable.
     pub fn vote(&self, opening: &Opening) -> SlotVote {
+        #[cfg(test)]
+        let early = self.early.filter(|(epoch, _)| *epoch == self.state.promise && self.state.adopted < *epoch);
+        #[cfg(not(test))]
+        let early: Option<(Epoch, Vote)> = None;
         SlotVote {
             slot: self.key.slot,
-            vote: self.state.vote(),
+            vote: early.map_or(self.state.vote(), |(_, vote)| vote),
             incomplete: self.state.incomplete.is_some(),
             durable: self.durable,
             committed: self.state.committed,
@@ -197,7 +228,11 @@ impl Slot {
         out: &mut Vec<Effect>,
     ) {
         let epoch = append.epoch;
-        if let Some(reason) = self.frame_objection(epoch, append.incarnation, opening) {
+        let late = on(Mutant::OldEpochAcknowledged) && epoch == self.state.adopted && epoch < self.state.promise;
+        if late {
+            self.session = session;
+        }
+        if let Some(reason) = self.frame_objection(epoch, append.incarnation, opening).filter(|_| !late) {
             out.push(self.refuse(session, opening, epoch, reason));
             return;
         }
@@ -223,6 +258,9 @@ impl Slot {
         }
         self.gap_reported = false;
         self.renew(now, append.sent);
+        if on(Mutant::NoAdoptionOnEmptyTail) && self.catching_up.is_none() && self.state.adopted != epoch {
+            self.commit_adoption(epoch, Change::Keep, opening, out);
+        }
         if append.sync {
             self.sync_wanted = self.sync_wanted.max(seq);
         }
@@ -329,6 +367,12 @@ impl Slot {
             if self.state.vote() != expected {
                 return false;
             }
+            if on(Mutant::NoAdoptionOnEmptyTail) {
+                let (slot, incarnation, applied) = (self.key.slot, opening.incarnation, self.state.applied);
+                let answer = Answer::Adopted { slot, epoch, incarnation, attempt, applied };
+                out.push(self.reply(self.session, opening, answer));
+                return true;
+            }
             self.commit_adoption(epoch, Change::Keep, opening, out);
         }
         out.push(self.adopted(attempt, opening));
@@ -349,10 +393,18 @@ impl Slot {
                 let change = self.revert();
                 out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
             }
+            if on(Mutant::DropBeforeAdoption) && base < self.state.applied {
+                let vote = Vote { applied: base, ..self.state.vote() };
+                self.state.incomplete = Some(vote);
+                let change = self.revert();
+                out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
+            }
             self.state.incomplete = Some(self.state.vote());
             self.forget_syncs();
             self.catching_up = Some(CatchingUp { attempt, base, live: floor, cursor: None, needs: floor });
-            out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Keep)]));
+            if !on(Mutant::IncompleteNotDurable) {
+                out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Keep)]));
+            }
         }
         self.gap_reported = false;
         out.push(Effect::ReplyChanged { session: self.session, key: self.key, epoch, attempt, base });
@@ -418,7 +470,9 @@ impl Slot {
         self.state.adopted_boot = opening.boot;
         self.durable = self.state.applied;
         self.forget_syncs();
-        out.push(Effect::SyncNow);
+        if !on(Mutant::AdoptionNotSynced) {
+            out.push(Effect::SyncNow);
+        }
         out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
     }
 
@@ -434,7 +488,7 @@ impl Slot {
             return Some(ReadRefusal::Fenced { promise: self.state.promise });
         }
         let serves = epoch == self.state.promise
-            && self.state.adopted == epoch
+            && (self.state.adopted == epoch || on(Mutant::NoAdoptionOnEmptyTail))
             && self.state.incomplete.is_none()
             && self.state.applied >= floor;
         (!serves).then_some(ReadRefusal::Behind)
@@ -447,10 +501,11 @@ impl Slot {
 
     /// How far the stream has come here.
     pub fn ack(&self, opening: &Opening, takes_writes: bool) -> Effect {
+        let late = on(Mutant::OldEpochAcknowledged) && self.catching_up.is_none();
         let ack = Ack {
             silo: opening.silo,
             key: self.key,
-            epoch: self.state.promise,
+            epoch: if late { self.state.adopted } else { self.state.promise },
             incarnation: opening.incarnation,
             applied: self.applied(),
             durable: self.durable.min(self.applied()),
@@ -461,7 +516,8 @@ impl Slot {
     }
 
     fn follows(&self, epoch: Epoch) -> bool {
-        self.catching_up.is_some() || (self.state.adopted == epoch && self.state.incomplete.is_none())
+        let adopted = self.state.adopted == epoch || on(Mutant::NoAdoptionOnEmptyTail);
+        self.catching_up.is_some() || (adopted && self.state.incomplete.is_none())
     }
 
     fn frame_objection(&self, epoch: Epoch, incarnation: Incarnation, opening: &Opening) -> Option<Refusal> {
@@ -485,6 +541,9 @@ impl Slot {
     /// The committed number rises only while the silo is complete: it is the point up to which this silo's own
     /// history agrees with all others.
     fn learn_committed(&mut self, committed: Seq, out: &mut Vec<Effect>) {
+        if on(Mutant::IncompleteCleansTombstone) && self.state.incomplete.is_some() {
+            out.push(Effect::Committed(self.key, committed.min(self.applied())));
+        }
         let committed = committed.min(self.state.applied);
         if self.state.incomplete.is_none() && committed > self.state.committed {
             self.state.committed = committed;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::clock::Moment;
 use crate::base::id::{Incarnation, SiloId, SlotIndex};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Promised, Request, SlotNews};
 use crate::cluster::replication::writer::slots::{Mode, OutReason};
 use crate::cluster::replication::writer::{Phase, Writer};
@@ -112,7 +113,8 @@ impl Writer {
         if promised.epoch != self.options.epoch || !link.connected || link.promised || promised.sent != link.asked {
             return;
         }
-        if link.last.is_some_and(|last| last != promised.incarnation && !promised.chain.contains(&last)) {
+        let foreign = link.last.is_some_and(|last| last != promised.incarnation && !promised.chain.contains(&last));
+        if foreign && !on(Mutant::BlankVotes) && !on(Mutant::RestoredVotes) {
             link.out = Some(OutReason::Foreign);
             return;
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId, SlotIndex};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Request, SlotVote};
 use crate::cluster::replication::writer::slots::{Choice, Mode, OutReason, Peer, Slot};
 use crate::cluster::replication::writer::{Output, Phase, SOURCE_GONE_AFTER, Writer};
@@ -31,7 +32,8 @@ impl Writer {
         peer.lagging = false;
         peer.mode = Mode::Voted(vote);
         self.find_damaged(index);
-        if self.slots[index].choice.is_some() {
+        let again = on(Mutant::SecondChoice) && !self.slots[index].adopted;
+        if self.slots[index].choice.is_some() && !again {
             self.place(now, index, silo);
         } else {
             self.choose(now, index);
@@ -40,7 +42,7 @@ impl Writer {
 
     /// A voter that has less than it once reported durable lost something (rule 14): it neither votes nor counts.
     fn find_damaged(&mut self, index: usize) {
-        if self.options.accept_loss {
+        if self.options.accept_loss || on(Mutant::TornBelowReported) {
             return;
         }
         let epoch = self.options.epoch;
@@ -71,10 +73,14 @@ impl Writer {
             .iter()
             .filter_map(|peer| if let Mode::Voted(vote) = &peer.mode { Some(vote) } else { None })
             .collect();
-        let Some(highest) = votes.iter().map(|vote| vote.vote).max() else { return };
+        let Some(mut highest) = votes.iter().map(|vote| vote.vote).max() else { return };
+        if on(Mutant::SeqWithoutEpoch) {
+            highest = votes.iter().map(|vote| vote.vote).max_by_key(|vote| vote.applied).unwrap_or(highest);
+        }
         let top = votes.iter().map(|vote| vote.vote.applied).max().unwrap_or_default();
-        let proofs = votes.iter().filter(|vote| vote.kept_cache && Some(vote.vote.adopted) == resumes).count();
-        let resumed = proofs >= slot.majority() && Some(highest.adopted) == resumes;
+        let any = on(Mutant::ResumeOverAnotherEpoch);
+        let proofs = votes.iter().filter(|v| v.kept_cache && (any || Some(v.vote.adopted) == resumes)).count();
+        let resumed = proofs >= slot.majority() && (any || Some(highest.adopted) == resumes);
         let silos: Vec<SiloId> = slot.peers.iter().map(|peer| peer.silo).collect();
         slot.resumes = resumed;
         slot.choice = Some(Choice { vote: highest, gone_since: None });

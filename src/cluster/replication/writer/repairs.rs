@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use crate::base::clock::Moment;
-use crate::base::id::{SiloId, SlotIndex};
+use crate::base::id::{Seq, SiloId, SlotIndex};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Parcel, ReadRefusal, Request};
 use crate::cluster::replication::writer::{Phase, Writer};
 
@@ -66,8 +67,8 @@ impl Writer {
             self.repairs.remove(&damage);
             return;
         }
-        let able =
-            |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= slot.read_floor());
+        let floor = if on(Mutant::RepairFromOlder) { Seq::ZERO } else { slot.read_floor() };
+        let able = |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= floor);
         let source = others.into_iter().filter(|other| !repair.damaged.contains(other)).find(|other| able(*other));
         repair.since = now;
         let Some(source) = source else {
@@ -75,7 +76,7 @@ impl Writer {
             return;
         };
         repair.stage = Stage::Fetching { source, id };
-        let (slot, floor) = (slot.index, slot.read_floor());
+        let slot = slot.index;
         self.send(source, Request::Fetch { id, slot, epoch, floor, block });
     }
 

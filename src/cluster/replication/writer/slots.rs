@@ -188,7 +188,9 @@ impl Slot {
 
     /// The highest number that a majority of the configured set has reached; only live silos count.
     pub fn majority_at(&self, reached: impl Fn(&Peer) -> Seq) -> Seq {
-        let mut seqs: Vec<Seq> = self.peers.iter().filter(|peer| peer.is_live()).map(reached).collect();
+        let counts =
+            |peer: &&Peer| peer.is_live() || (on(Mutant::LaggardCounts) && matches!(peer.mode, Mode::CatchingUp(_)));
+        let mut seqs: Vec<Seq> = self.peers.iter().filter(counts).map(reached).collect();
         seqs.sort_unstable_by(|a, b| b.cmp(a));
         let enough = if on(Mutant::AckBeforeMajority) { 1 } else { self.majority() };
         seqs.get(enough - 1).copied().unwrap_or_default()
