@@ -42,6 +42,7 @@ pub enum Mutant {
     LengthenedLeaseForgotten,
     // Catching up and the store.
     IncompleteNotDurable,
+    LateCatchUpObeyed,
     LaggardCounts,
     TombstoneBeforeLaggard,
     StaleTrimForgotten,

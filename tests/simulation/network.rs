@@ -61,6 +61,10 @@ impl World {
         if self.losses.iter().any(|(at, which)| *at == silo && which(&message)) {
             return self.note(|| "    which is lost".to_owned());
         }
+        if self.late.iter().any(|(at, which)| *at == silo && which(&message)) {
+            self.note(|| "    which takes long".to_owned());
+            return self.under_way.push((id, message));
+        }
         let (lost, doubled, overtaken) = self.temper.rough;
         let rough = !self.healing;
         if rough && self.dice.chance(lost) {

@@ -103,6 +103,10 @@ pub struct World {
     pub errors_are_lawful: bool,
     /// Messages that a script loses: to this silo, if this says so.
     pub losses: Vec<(usize, Losing)>,
+    /// Messages that a script keeps under way: to this silo, if this says so.
+    pub late: Vec<(usize, Losing)>,
+    /// Each with its connection.
+    pub under_way: Vec<(u64, ToSilo)>,
     pub failure: Option<String>,
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -137,6 +141,8 @@ impl World {
             faults_are_lawful: false,
             errors_are_lawful: false,
             losses: Vec::new(),
+            late: Vec::new(),
+            under_way: Vec::new(),
             failure: None,
             counts: BTreeMap::new(),
         };

@@ -4,6 +4,7 @@
 pub mod disks;
 pub mod epochs;
 pub mod histories;
+pub mod late;
 pub mod limits;
 pub mod lives;
 
@@ -132,6 +133,31 @@ impl Script {
 
     fn lose_no_more(&mut self) {
         self.world.losses.clear();
+    }
+
+    /// Messages to a silo of which this says so take long from now on.
+    fn delay(&mut self, silo: usize, which: fn(&ToSilo) -> bool) {
+        self.world.note(|| format!("s{silo} gets some messages late"));
+        self.world.late.push((silo - 1, which));
+    }
+
+    /// What took long until now arrives, if this says so; nothing takes long any more.
+    fn arrive(&mut self, which: fn(&ToSilo) -> bool) {
+        self.world.late.clear();
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.world.under_way).into_iter().partition(|(_, message)| which(message));
+        self.world.under_way = later;
+        for (connection, message) in now {
+            self.world.note(|| format!("late: {}", super::trace::to_silo(&message)));
+            self.world.at(0, Event::ToSilo(connection, message));
+        }
+        self.wait(5);
+    }
+
+    /// Cuts a writer's connection to a silo; what was sent on it may still arrive.
+    fn cut(&mut self, writer: usize, silo: usize) {
+        let id = self.world.writers[writer].links[silo - 1].expect("they are connected");
+        self.world.cut(id, true);
     }
 
     fn kill(&mut self, writer: usize) {

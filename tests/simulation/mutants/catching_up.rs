@@ -7,12 +7,17 @@
 
 use infinit::base::mutant::Mutant;
 
-use super::super::golden::{disks, limits, lives};
+use super::super::golden::{disks, late, limits, lives};
 use super::super::temper::{Fault, MS, Temper};
 use super::{Case, general, hunt, script, steered};
 
 const CASES: &[Case] = &[
     general(Mutant::IncompleteNotDurable, 15, 120),
+    script(
+        Mutant::LateCatchUpObeyed,
+        "a_late_request_to_catch_up_is_not_…",
+        late::a_late_request_to_catch_up_is_not_obeyed,
+    ),
     steered(Mutant::LaggardCounts, "much to catch up with", much_to_catch_up_with, 1, 50),
     general(Mutant::TombstoneBeforeLaggard, 40, 200),
     steered(Mutant::StaleTrimForgotten, "much to catch up with", much_to_catch_up_with, 10, 100),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Moment;
-use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex, SlotKey};
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Session};
 use crate::cluster::replication::message::{
@@ -26,7 +26,9 @@ pub struct Slot {
     /// numbers that sync says nothing about.
     syncing: Option<Seq>,
     catching_up: Option<CatchingUp>,
-    /// The writer's connection: where acknowledgements go.
+    /// The writer's connection, on which it was promised the epoch last: where acknowledgements go. What directs recovery
+    /// and catching up counts on this one alone. A frame of an earlier connection may arrive late, when the writer has
+    /// long placed the silo anew from another vote.
     session: Session,
     /// `sent` of the last frame accepted.
     sent: u64,
@@ -245,14 +247,13 @@ impl Slot {
             out.push(self.refuse(session, opening, epoch, Refusal::OutOfStep));
             return;
         }
-        self.session = session;
         let seq = append.record.header.stamp.seq;
         if seq > self.applied() && append.previous != self.applied() {
             if !self.gap_reported {
                 self.gap_reported = true;
                 let applied = self.applied();
                 let gap = Answer::Gap { slot: self.key.slot, epoch, incarnation: opening.incarnation, applied };
-                out.push(self.reply(session, opening, gap));
+                out.push(self.reply(self.session, opening, gap));
             }
             return;
         }
@@ -297,9 +298,20 @@ impl Slot {
         if self.follows(epoch) {
             self.learn_committed(news.committed, out);
         }
-        if news.silos != self.state.peers {
-            self.state.peers.clone_from(&news.silos);
-            out.push(Effect::Peers(self.key, news.silos));
+        self.learn_reports(&news.silos, out);
+    }
+
+    /// What the writer says that the slot's silos have durably. It only rises, whatever order the news come in.
+    fn learn_reports(&mut self, news: &[(SiloId, Epoch, Seq)], out: &mut Vec<Effect>) {
+        let before = self.state.peers.clone();
+        for (silo, adopted, durable) in news {
+            match self.state.peers.iter_mut().find(|(known, _, _)| known == silo) {
+                Some((_, epoch, seq)) => (*epoch, *seq) = (*epoch, *seq).max((*adopted, *durable)),
+                None => self.state.peers.push((*silo, *adopted, *durable)),
+            }
+        }
+        if self.state.peers != before {
+            out.push(Effect::Peers(self.key, self.state.peers.clone()));
         }
     }
 
@@ -325,7 +337,11 @@ impl Slot {
             out.push(self.refuse(session, opening, epoch, reason));
             return;
         }
-        self.session = session;
+        let directs = !matches!(request, Request::Sync { .. } | Request::Repair { .. });
+        if directs && session != self.session && !on(Mutant::LateCatchUpObeyed) {
+            out.push(self.refuse(session, opening, epoch, Refusal::OutOfStep));
+            return;
+        }
         let taken = match request {
             Request::Sync { upto, .. } => self.sync(upto, opening, takes_writes, out),
             Request::AdoptAsIs { attempt, expected, .. } => self.adopt_as_is(epoch, attempt, expected, opening, out),

@@ -91,6 +91,8 @@ impl Writer {
             extents_done: 0,
         });
         self.ask_stage(now, index, silo);
+        // It is no source any more: what it was asked it would answer from a history with holes.
+        self.source_gone(index, silo, now);
     }
 
     /// Silos that could not be placed for want of a source may be now.

@@ -1,0 +1,51 @@
+//! What was sent on a connection that is no more arrives on the silo after all, when the writer has come back to it.
+
+use infinit::cluster::replication::message::{Request, ToSilo};
+
+use super::super::temper::Shape;
+use super::{Script, is_append};
+
+fn is_catch_up(message: &ToSilo) -> bool {
+    matches!(message, ToSilo::Rare(_, _, Request::CatchUp { .. }))
+}
+
+/// The writer wanted s3 to catch up, and then found that it need not. Had s3 obeyed the late request, it would have
+/// acknowledged as one that counts what it held as incomplete, and have dropped it at its next start.
+#[test]
+pub fn a_late_request_to_catch_up_is_not_obeyed() {
+    let mut s = Script::begin("late_catch_up", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.delay(3, is_append);
+    s.say("write 2 is on its way to s3 when the connection breaks");
+    let b = s.write(w, 1);
+    s.cut(w, 3);
+    s.delay(3, is_catch_up);
+    s.say("the others have it durably, so that s3 must catch up; the connection breaks again before it is told to");
+    s.flush(w);
+    s.wait(600);
+    assert_eq!(s.vote(3, 0), (1, 1, true));
+    s.cut(w, 3);
+    s.say("write 2 arrives, s3 is up to date and takes the stream");
+    s.arrive(is_append);
+    s.wait(600);
+    assert_eq!(s.vote(3, 0), (1, 2, true));
+    s.say("the request to catch up arrives");
+    s.arrive(is_catch_up);
+    s.lose(2, is_append);
+    let c = s.write(w, 2);
+    s.flush(w);
+    s.kill(w);
+    s.crash(1);
+    s.crash(3);
+    s.open(3);
+    s.lose_no_more();
+    s.say("s3 and s2 have all of it");
+    let w = s.serve(2);
+    for (block, tag) in [(0, a), (1, b), (2, c)] {
+        s.expect(w, block, tag);
+    }
+    s.end();
+}
