@@ -34,6 +34,7 @@ pub enum Mutant {
     RestartAfterFailedSync,
     TornBelowReported,
     // Reading and the lease.
+    GivenUpWriteSeen,
     LaggardServes,
     ReadOfInFlight,
     LeaseCheckedBeforeBytes,

@@ -135,3 +135,35 @@ pub fn io_that_waits_for_too_long_fails_where_the_policy_says_so() {
     assert_eq!(s.answer(w, flush), Ok(Response::Done));
     s.end();
 }
+
+/// What was given up on may yet be lost: a read that saw it before a majority has it would let the next one go back.
+#[test]
+pub fn a_write_that_was_given_up_on_is_seen_once_a_majority_has_it() {
+    let mut s = Script::begin("given_up_and_seen", Shape::one(3));
+    s.world.temper.io_timeout = Some(Duration::from_millis(500));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.say("the write reaches s1 alone, and is given up on");
+    s.lose(2, is_append);
+    s.lose(3, is_append);
+    s.lawful_errors();
+    let late = s.ask(w, Kind::Write, 0, 1);
+    s.wait(20);
+    s.crash(2);
+    s.crash(3);
+    assert_eq!(s.answer(w, late), Err(RequestError::TimedOut));
+    s.say("s2 is back, and is not sent the write yet: s1 must not show it");
+    s.open(2);
+    s.wait(800);
+    s.ask(w, Kind::Read, 0, 1);
+    s.wait(300);
+    s.say("for then it is gone");
+    s.kill(w);
+    s.crash(1);
+    s.lose_no_more();
+    s.open(3);
+    let w = s.serve(2);
+    s.expect(w, 0, a);
+    s.end();
+}

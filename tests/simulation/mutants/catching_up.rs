@@ -34,6 +34,11 @@ const CASES: &[Case] = &[
     script(Mutant::BlankVotes, "a_blank_disk_inherits_no_vote", disks::a_blank_disk_inherits_no_vote),
     script(Mutant::RestoredVotes, "a_restored_disk_inherits_no_vote", disks::a_restored_disk_inherits_no_vote),
     general(Mutant::CheckpointCoversUnsynced, 1, 30),
+    script(
+        Mutant::GivenUpWriteSeen,
+        "a_write_that_was_given_up_on_is_seen_…",
+        limits::a_write_that_was_given_up_on_is_seen_once_a_majority_has_it,
+    ),
 ];
 
 #[test]

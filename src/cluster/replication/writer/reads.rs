@@ -5,8 +5,10 @@ use bytes::Bytes;
 use crate::base::block::{BLOCK_BYTES, slot_of};
 use crate::base::clock::Moment;
 use crate::base::id::SiloId;
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{BlockData, ReadRefusal, Request, Run};
 use crate::cluster::replication::order::RequestId;
+use crate::cluster::replication::writer::slots::Peer;
 use crate::cluster::replication::writer::{Phase, READ_ELSEWHERE_AFTER, RequestError, Response, Writer};
 
 /// Who reads, and what.
@@ -102,7 +104,11 @@ impl Writer {
         }
         let slot = &self.slots[task.slot];
         let floor = slot.read_floor();
-        let able = || self.live(task.slot).filter(|peer| peer.applied >= floor && !task.damaged.contains(&peer.silo));
+        // What was given up on is still on its way to a majority. Before that one has it, nobody may see it: it could yet
+        // be lost, and who reads then would go back behind who reads now.
+        let settled = slot.answered >= slot.given_up || on(Mutant::GivenUpWriteSeen);
+        let serves = |peer: &Peer| settled && peer.applied >= floor;
+        let able = || self.live(task.slot).filter(|peer| serves(peer) && !task.damaged.contains(&peer.silo));
         let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
         let chosen = fresh()
             .find(|peer| self.options.local.contains(&peer.silo))
