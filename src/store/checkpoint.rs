@@ -240,8 +240,7 @@ impl Silo {
 
     /// Removes some rows of forgotten slots; false once there are none left.
     fn clear_forgotten(&self) -> Result<bool> {
-        let pending = self.index.read()?.open_table(FORGOTTEN)?.first()?.is_some();
-        if !pending {
+        if !self.guard_read(self.has_forgotten())? {
             return Ok(false);
         }
         let turn = self.index.turn(false);
@@ -253,6 +252,12 @@ impl Silo {
             }
             Ok(true)
         })
+    }
+}
+
+impl Silo {
+    fn has_forgotten(&self) -> Result<bool> {
+        Ok(self.index.read()?.open_table(FORGOTTEN)?.first()?.is_some())
     }
 }
 

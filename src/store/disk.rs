@@ -1,8 +1,7 @@
 //! The disk seam: the few operations of a directory and of its files that a silo needs. The real disk is here; its
-//! faulty twin for tests is in [`crate::store::faulty`]; the index runs on either through [`IndexFile`].
+//! faulty twin for tests is in [`crate::store::faulty`]; the index runs on either through [`crate::store::pages`].
 
 use std::cell::RefCell;
-use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
@@ -11,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
-
-use crate::store::ballast::{Ballast, grow};
 
 /// The lock of a silo. Dropping it releases the silo.
 pub trait DiskLock: Send + Sync {}
@@ -272,40 +269,6 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
-    }
-}
-
-/// A file as redb wants it. The silo's own lock guards it, so it has none.
-pub(crate) struct IndexFile {
-    pub(crate) file: Arc<dyn DiskFile>,
-    pub(crate) ballast: Option<Arc<Ballast>>,
-}
-
-impl fmt::Debug for IndexFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IndexFile")
-    }
-}
-
-impl redb::StorageBackend for IndexFile {
-    fn len(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        if len > self.file.size()? { grow(&*self.file, self.ballast.as_deref(), len) } else { self.file.set_len(len) }
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write_vectored_at(&mut [IoSlice::new(data)], offset)
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Operation {
     Sync,
     /// A transaction of the index.
     Commit,
+    /// Reading the index: a page is damaged, or could not be read.
+    Index,
 }
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -90,6 +92,7 @@ impl Operation {
             Operation::Write => "write",
             Operation::Sync => "sync",
             Operation::Commit => "commit",
+            Operation::Index => "index",
         }
     }
 }
@@ -134,7 +137,10 @@ impl fmt::Display for Damage {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed: {}", self.operation.word(), self.cause)
+        match self.operation {
+            Operation::Index => write!(f, "reading the index failed: {}", self.cause),
+            operation => write!(f, "{} failed: {}", operation.word(), self.cause),
+        }
     }
 }
 

@@ -13,15 +13,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, WriteTransaction};
 
 use crate::store::ballast::Ballast;
-use crate::store::disk::{DiskFile, IndexFile};
+use crate::store::disk::DiskFile;
 use crate::store::error::{Damage, Result, StoreError};
 use crate::store::group::Group;
 use crate::store::keys::{BLOCKS, EXTENTS, FORGOTTEN, MARKERS, SEGMENTS, SILO, SLOTS, TRIMS, place_key, place_of_key};
+use crate::store::pages::{Backend, PageFile, Unsummed};
 use crate::store::usage::Tally;
 
 pub(crate) struct Index {
     database: Database,
-    file: Arc<dyn DiskFile>,
+    file: Arc<PageFile>,
     turns: Mutex<Turns>,
     freed: Condvar,
 }
@@ -42,16 +43,22 @@ pub(crate) type Blocks<'txn> = Table<'txn, &'static [u8; 12], &'static [u8]>;
 
 impl Index {
     /// Opens the file, or makes an index in an empty one.
-    pub(crate) fn open(file: Arc<dyn DiskFile>, ballast: Option<Arc<Ballast>>, cache_bytes: usize) -> Result<Index> {
-        let backend = IndexFile { file: file.clone(), ballast };
-        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
-        let database = opened.map_err(|error| match error {
-            redb::DatabaseError::Storage(redb::StorageError::Io(error)) => {
-                StoreError::Io { doing: "read the index", error }
-            }
-            other => StoreError::Damaged(Damage::Index(other.to_string())),
-        })?;
+    pub(crate) fn open(file: PageFile, ballast: Option<Arc<Ballast>>, cache_bytes: usize) -> Result<Index> {
+        let file = Arc::new(file);
+        let opened =
+            Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend { file: file.clone(), ballast });
+        let database = opened.map_err(|error| open_error(error, file.damage()))?;
         Ok(Index { database, file, turns: Mutex::default(), freed: Condvar::new() })
+    }
+
+    /// Verifies all of an index that has no checksums of its pages yet, by those that redb keeps in the pages above.
+    pub(crate) fn verify_unsummed(file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<()> {
+        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(Unsummed(file.clone()));
+        let checked = opened.and_then(|mut database| {
+            database.check_integrity()?;
+            Ok(())
+        });
+        checked.map_err(|error| open_error(error, None))
     }
 
     /// Makes every table, so that readers find them.
@@ -83,7 +90,22 @@ impl Index {
         Ok(self.database.begin_read()?)
     }
 
-    /// Bytes of the file.
+    /// The result of using the index; if that failed on a damaged page, this page is what is wrong.
+    pub(crate) fn told<T>(&self, result: Result<T>) -> Result<T> {
+        match (result, self.file.damage()) {
+            (Err(StoreError::Index(_) | StoreError::Damaged(_)), Some(what)) => {
+                Err(StoreError::Damaged(Damage::Index(what.to_owned())))
+            }
+            (other, _) => other,
+        }
+    }
+
+    /// The file's pages, to be scrubbed.
+    pub(crate) fn file(&self) -> &PageFile {
+        &self.file
+    }
+
+    /// Bytes of the file and its checksums.
     pub(crate) fn size(&self) -> u64 {
         // The size is for accounting only; a disk that cannot even tell it fails at the next transaction.
         self.file.size().unwrap_or(0)
@@ -116,6 +138,17 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.index.turns().taken = false;
         self.index.freed.notify_all();
+    }
+}
+
+/// Why an index cannot be opened, told by its damaged page if there is one.
+fn open_error(error: redb::DatabaseError, damage: Option<&str>) -> StoreError {
+    match (error, damage) {
+        (_, Some(what)) => StoreError::Damaged(Damage::Index(what.to_owned())),
+        (redb::DatabaseError::Storage(redb::StorageError::Io(error)), None) => {
+            StoreError::Io { doing: "read the index", error }
+        }
+        (other, None) => StoreError::Damaged(Damage::Index(other.to_string())),
     }
 }
 

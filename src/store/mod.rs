@@ -8,7 +8,8 @@
 //! The life of a write: [`silo::Silo::append`] (`append.rs`) verifies the records and hands them to the log (`log.rs`,
 //! format in `segment.rs`), then puts a version of each block in the slot's overlay (`slots.rs`, `version.rs`), or, for
 //! a long trim, a range in `trims.rs`. A read (`read.rs`) asks the overlay, then the index (`index.rs`, keys in
-//! `keys.rs`), then reads the bytes and verifies their checksums. `checkpoint.rs` moves overlays into the index,
+//! `keys.rs`), then reads the bytes and verifies their checksums;
+//! the index's own pages are verified as redb reads them (`pages.rs`). `checkpoint.rs` moves overlays into the index,
 //! `commit.rs` makes the replication protocol's decisions durable, `history.rs` changes what belongs to a slot's past,
 //! `delta.rs` and `staging.rs` are the two ends of catching up, `open.rs` and `replay.rs` bring a silo back.
 //!
@@ -23,6 +24,7 @@
 //! | `superblock` | makes the directory a silo: its id and format version | `superblock.rs` |
 //! | `segment-xxxxxxxx` | the log, 64 MiB each, numbered in hexadecimal | `segment.rs` |
 //! | `index.redb` | the index and the state of slots | `keys.rs` |
+//! | `index.sums` | checksums of the index's pages | `pages.rs` |
 //! | `reserve` | empty space, made when the disk is nearly full, for the index to grow into | |
 //! | `lock` | empty; locked by the process that has the silo open | |
 //! | `fault` | only after a failed write or sync: which, and why, as two lines of text | |
@@ -65,6 +67,7 @@ mod index;
 mod keys;
 mod log;
 mod open;
+mod pages;
 mod position;
 mod slots;
 mod trims;

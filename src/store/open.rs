@@ -20,7 +20,7 @@ use crate::base::mutant::{Mutant, on};
 use crate::base::record::{Record, RecordKind};
 use crate::store::ballast::Ballast;
 use crate::store::commit::{Change, SlotCommit};
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, DiskFile};
 use crate::store::error::{Damage, Fault, Operation, Result, StoreError};
 use crate::store::extents::PAGE_BYTES;
 use crate::store::index::{Index, each_group};
@@ -29,6 +29,7 @@ use crate::store::keys::{
     first_of_trim_key, slot_of_key, snapshot, stamp_of_key,
 };
 use crate::store::log::{Log, LogError};
+use crate::store::pages::PageFile;
 use crate::store::position::Position;
 use crate::store::replay::{Tail, replay};
 use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
@@ -36,7 +37,9 @@ use crate::store::silo::{Silo, SiloOptions, extend_chain};
 use crate::store::slot::SlotState;
 use crate::store::slots::{Content, Slot};
 use crate::store::space::Space;
-use crate::store::superblock::{FAULT_NAME, INDEX_NAME, identify, lock};
+use crate::store::superblock::{
+    FAULT_NAME, FORMAT_VERSION, INDEX_NAME, SUMS_NAME, format_version, identify, lock, raise_format,
+};
 use crate::store::trims::Trim;
 use crate::store::usage::Usage;
 
@@ -55,16 +58,16 @@ impl Silo {
         let ballast = Arc::new(Ballast::open(disk.clone()).map_err(StoreError::io("open the reserve"))?);
         let index = open_index(&disk, &ballast, &options)?;
         let fault = read_fault(&disk)?.filter(|_| !on(Mutant::RestartAfterFailedSync));
-        let (mut row, slots) = load(&index, id)?;
+        let (mut row, slots) = index.told(load(&index, id))?;
         let was_clean = row.clean;
-        let (usage, counted) = load_usage(&index)?;
+        let (usage, counted) = index.told(load_usage(&index))?;
         if fault.is_none() {
             row.clean = false;
             extend_chain(&mut row.chain, options.incarnation);
-            index.turn(true).write(|txn| {
+            index.told(index.turn(true).write(|txn| {
                 txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
                 if counted { usage.save(txn) } else { Ok(()) }
-            })?;
+            }))?;
         }
         let numbers = segment_numbers(&disk)?;
         // The checkpoint may name a segment that nothing was ever written to: the log goes on there.
@@ -202,15 +205,43 @@ impl Silo {
 }
 
 fn open_index(disk: &Arc<dyn Disk>, ballast: &Arc<Ballast>, options: &SiloOptions) -> Result<Index> {
-    let missing = || StoreError::Damaged(Damage::Index("the file is missing or empty".to_owned()));
-    let file = match disk.open(INDEX_NAME) {
+    let file = open_index_file(disk, INDEX_NAME)?;
+    if format_version(disk)? < FORMAT_VERSION {
+        add_sums(disk, &file, options.index_cache_bytes)?;
+    }
+    let sums = open_index_file(disk, SUMS_NAME)?;
+    let pages = PageFile::open(file, sums).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => StoreError::Damaged(Damage::Index(error.to_string())),
+        _ => StoreError::Io { doing: "read the index's checksums", error },
+    })?;
+    Index::open(pages, Some(ballast.clone()), options.index_cache_bytes)
+}
+
+/// One of the index's two files, which are never empty.
+fn open_index_file(disk: &Arc<dyn Disk>, name: &str) -> Result<Arc<dyn DiskFile>> {
+    let missing = || StoreError::Damaged(Damage::Index(format!("{name} is missing or empty")));
+    let file = match disk.open(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         other => other.map_err(StoreError::io("open the index"))?,
     };
     if file.size().map_err(StoreError::io("size the index"))? == 0 {
         return Err(missing());
     }
-    Index::open(file, Some(ballast.clone()), options.index_cache_bytes)
+    Ok(file)
+}
+
+/// Makes a silo of format 1 one of format 2: its index is verified by redb's own checksums as a whole, once, and then
+/// gets those of its pages. Interrupted at any point, it begins anew.
+fn add_sums(disk: &Arc<dyn Disk>, file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<()> {
+    Index::verify_unsummed(file, cache_bytes)?;
+    let io = StoreError::io;
+    let left = disk.list().map_err(io("list the silo's directory"))?.iter().any(|name| name == SUMS_NAME);
+    if left {
+        disk.remove(SUMS_NAME).map_err(io("remove checksums that were not finished"))?;
+    }
+    let sums = disk.create(SUMS_NAME).map_err(io("create the index's checksums"))?;
+    PageFile::create(file.clone(), sums).and_then(|_| disk.sync_dir()).map_err(io("write the index's checksums"))?;
+    raise_format(disk)
 }
 
 fn open_log(
@@ -242,7 +273,7 @@ fn read_fault(disk: &Arc<dyn Disk>) -> Result<Option<Fault>> {
     file.read_at(&mut bytes, 0).map_err(StoreError::io("read the note of the fault"))?;
     let text = String::from_utf8_lossy(&bytes);
     let (word, cause) = text.split_once('\n').unwrap_or((&text, "unknown"));
-    let known = [Operation::Write, Operation::Sync, Operation::Commit];
+    let known = [Operation::Write, Operation::Sync, Operation::Commit, Operation::Index];
     // A note that was torn is a note all the same: what failed was then most likely a sync.
     let operation = known.into_iter().find(|operation| operation.word() == word).unwrap_or(Operation::Sync);
     Ok(Some(Fault { operation, cause: cause.trim_end().to_owned() }))

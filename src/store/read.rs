@@ -99,13 +99,15 @@ impl Silo {
             (Overlaid::of(&content, 0..u64::MAX), self.index.read()?)
         };
         let mut newest: BTreeMap<u64, Version> = BTreeMap::new();
-        let table = txn.open_table(BLOCKS)?;
-        each_group(&table, slot.number, 0..=u64::MAX, |group, bytes| {
-            for (index, version) in unpack(bytes)? {
-                newest.insert(group * GROUP_BLOCKS + u64::from(index), version);
-            }
-            Ok(true)
-        })?;
+        let gathered = txn.open_table(BLOCKS).map_err(StoreError::from).and_then(|table| {
+            each_group(&table, slot.number, 0..=u64::MAX, |group, bytes| {
+                for (index, version) in unpack(bytes)? {
+                    newest.insert(group * GROUP_BLOCKS + u64::from(index), version);
+                }
+                Ok(true)
+            })
+        });
+        self.guard_read(gathered)?;
         newest.extend(overlay.versions);
         for (blocks, stamp) in overlay.trims {
             newest.extract_if(blocks, |_, version| version.stamp < stamp).for_each(drop);
@@ -125,6 +127,10 @@ impl Silo {
 
     /// The same, with how far the slot's stream was applied at that moment.
     pub(crate) fn versions_as_of(&self, slot: &Slot, first: u64, count: u64) -> Result<(Seq, Vec<Version>)> {
+        self.guard_read(self.look_up(slot, first, count))
+    }
+
+    fn look_up(&self, slot: &Slot, first: u64, count: u64) -> Result<(Seq, Vec<Version>)> {
         let end = first.checked_add(count).filter(|end| *end <= VOLUME_BYTES_MAX / BLOCK_BYTES);
         let blocks = first..end.ok_or(StoreError::OutOfRange)?;
         // The transaction begins under the lock: a version leaves the overlay only after the index has it.

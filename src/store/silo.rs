@@ -282,10 +282,26 @@ impl Silo {
 
     /// A transaction of the index that failed is final as well: what of it reached the disk is not known.
     pub(crate) fn guard<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|error| match error {
-            StoreError::Index(error) => self.fail(Operation::Commit, error.to_string()),
-            StoreError::Damaged(damage) => self.fail(Operation::Commit, damage.to_string()),
-            other => other,
+        self.guarded(Operation::Commit, result)
+    }
+
+    /// An index that cannot be read any more is final too: without it nobody knows which blocks there are. The other
+    /// silos have them.
+    pub(crate) fn guard_read<T>(&self, result: Result<T>) -> Result<T> {
+        self.guarded(Operation::Index, result)
+    }
+
+    fn guarded<T>(&self, operation: Operation, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let cause = match error {
+                StoreError::Index(error) => error.to_string(),
+                StoreError::Damaged(damage) => damage.to_string(),
+                other => return other,
+            };
+            match self.index.file().damage() {
+                Some(damage) => self.fail(Operation::Index, damage.to_owned()),
+                None => self.fail(operation, cause),
+            }
         })
     }
 

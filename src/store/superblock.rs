@@ -23,14 +23,18 @@ use crate::store::disk::{Disk, DiskLock, LOCK_NAME};
 use crate::store::error::{Damage, Result, StoreError};
 use crate::store::index::Index;
 use crate::store::keys::{SILO, SILO_KEY, SiloRow, encode_row};
+use crate::store::pages::PageFile;
 use crate::store::position::Position;
 use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
 
-/// The format that this version writes and knows. 1: the first.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format that this version writes. 1: the first. 2: the index's pages have checksums. Opening a silo of an older one
+/// raises it.
+pub const FORMAT_VERSION: u32 = 2;
+const FORMAT_FIRST: u32 = 1;
 
 pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 pub(crate) const INDEX_NAME: &str = "index.redb";
+pub(crate) const SUMS_NAME: &str = "index.sums";
 pub(crate) const FAULT_NAME: &str = "fault";
 const FORMATTING_NAME: &str = "formatting";
 /// A fresh ext4 file system has this folder; it is nobody's data.
@@ -51,12 +55,12 @@ pub(crate) fn format(disk: &Arc<dyn Disk>, id: SiloId, network: NetworkId) -> Re
     if !names.iter().any(|name| name == FORMATTING_NAME) {
         disk.create(FORMATTING_NAME).and_then(|_| disk.sync_dir()).map_err(StoreError::io("begin formatting"))?;
     }
-    for left in names.iter().filter(|name| [SUPERBLOCK_NAME, INDEX_NAME].contains(&name.as_str())) {
+    for left in names.iter().filter(|name| [SUPERBLOCK_NAME, INDEX_NAME, SUMS_NAME].contains(&name.as_str())) {
         disk.remove(left).map_err(StoreError::io("remove what an interrupted formatting left"))?;
     }
     create_index(disk, id)?;
     let superblock = disk.create(SUPERBLOCK_NAME).map_err(StoreError::io("create the superblock"))?;
-    let raw = encode(id, network);
+    let raw = encode(FORMAT_VERSION, id, network);
     superblock
         .write_vectored_at(&mut [io::IoSlice::new(&raw)], 0)
         .and_then(|()| superblock.sync_data())
@@ -73,7 +77,7 @@ pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
     };
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     if has(SUPERBLOCK_NAME) {
-        let read = read(disk).map(|(id, _)| id);
+        let read = read(disk).map(|read| read.id);
         let damaged = matches!(read, Err(StoreError::Damaged(_)));
         return if damaged && has(FORMATTING_NAME) { Err(StoreError::HalfFormatted) } else { read };
     }
@@ -81,7 +85,7 @@ pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
         return Err(StoreError::HalfFormatted);
     }
     match names.into_iter().find(|name| ![LOCK_NAME, LOST_FOUND_NAME].contains(&name.as_str())) {
-        Some(name) if name == INDEX_NAME || segment_number(&name).is_some() => {
+        Some(name) if [INDEX_NAME, SUMS_NAME].contains(&name.as_str()) || segment_number(&name).is_some() => {
             Err(StoreError::Damaged(Damage::Superblock))
         }
         Some(name) => Err(StoreError::Foreign(name)),
@@ -92,7 +96,7 @@ pub fn identify(disk: &Arc<dyn Disk>) -> Result<SiloId> {
 /// The network that the silo in this directory was formatted for; none if for no particular one, or if there is no
 /// silo that can be opened.
 pub fn network(disk: &Arc<dyn Disk>) -> Option<NetworkId> {
-    let (_, network) = read(disk).ok()?;
+    let network = read(disk).ok()?.network;
     (network != NetworkId::default()).then_some(network)
 }
 
@@ -110,7 +114,7 @@ fn check_vacant(disk: &Arc<dyn Disk>) -> Result<()> {
         Ok(id) => return Err(StoreError::AlreadyFormatted(id)),
         Err(StoreError::NotFormatted) => {}
         Err(StoreError::HalfFormatted) => {
-            let own = [FORMATTING_NAME, SUPERBLOCK_NAME, INDEX_NAME, LOCK_NAME, LOST_FOUND_NAME];
+            let own = [FORMATTING_NAME, SUPERBLOCK_NAME, INDEX_NAME, SUMS_NAME, LOCK_NAME, LOST_FOUND_NAME];
             let names = disk.list().map_err(StoreError::io("list the silo's directory"))?;
             if let Some(foreign) = names.into_iter().find(|name| !own.contains(&name.as_str())) {
                 return Err(StoreError::Foreign(foreign));
@@ -123,7 +127,9 @@ fn check_vacant(disk: &Arc<dyn Disk>) -> Result<()> {
 
 fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     let file = disk.create(INDEX_NAME).map_err(StoreError::io("create the index"))?;
-    let index = Index::open(file.clone(), None, FORMAT_CACHE_BYTES)?;
+    let sums = disk.create(SUMS_NAME).map_err(StoreError::io("create the index's checksums"))?;
+    let pages = PageFile::create(file.clone(), sums).map_err(StoreError::io("create the index's checksums"))?;
+    let index = Index::open(pages, None, FORMAT_CACHE_BYTES)?;
     let checkpoint = Position::new(1, SEGMENT_HEADER_BYTES);
     let row = SiloRow { id, clean: true, checkpoint, chain: Vec::new(), next_slot: 1 };
     index.turn(false).write(|txn| {
@@ -135,10 +141,10 @@ fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     file.sync_data().map_err(StoreError::io("sync the index"))
 }
 
-fn encode(id: SiloId, network: NetworkId) -> [u8; SUPERBLOCK_BYTES] {
+fn encode(version: u32, id: SiloId, network: NetworkId) -> [u8; SUPERBLOCK_BYTES] {
     let mut raw = [0; SUPERBLOCK_BYTES];
     raw[..8].copy_from_slice(&MAGIC);
-    raw[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    raw[8..12].copy_from_slice(&version.to_le_bytes());
     raw[16..32].copy_from_slice(&id.0);
     raw[32..64].copy_from_slice(&network.0);
     let crc = crc32c::crc32c(&raw[..508]);
@@ -146,7 +152,30 @@ fn encode(id: SiloId, network: NetworkId) -> [u8; SUPERBLOCK_BYTES] {
     raw
 }
 
-fn read(disk: &Arc<dyn Disk>) -> Result<(SiloId, NetworkId)> {
+/// What the superblock says.
+struct Superblock {
+    version: u32,
+    id: SiloId,
+    network: NetworkId,
+}
+
+/// The format that the silo in this directory has.
+pub(crate) fn format_version(disk: &Arc<dyn Disk>) -> Result<u32> {
+    read(disk).map(|superblock| superblock.version)
+}
+
+/// The silo has everything that the present format asks for: its superblock says so from here on.
+pub(crate) fn raise_format(disk: &Arc<dyn Disk>) -> Result<()> {
+    let Superblock { id, network, .. } = read(disk)?;
+    let raw = encode(FORMAT_VERSION, id, network);
+    let file = disk.open(SUPERBLOCK_NAME).map_err(StoreError::io("open the superblock"))?;
+    // One sector: after a power loss it is the old one or the new one.
+    file.write_vectored_at(&mut [io::IoSlice::new(&raw)], 0)
+        .and_then(|()| file.sync_data())
+        .map_err(StoreError::io("raise the format"))
+}
+
+fn read(disk: &Arc<dyn Disk>) -> Result<Superblock> {
     let damaged = || StoreError::Damaged(Damage::Superblock);
     let file = disk.open(SUPERBLOCK_NAME).map_err(StoreError::io("open the superblock"))?;
     let mut raw = [0; SUPERBLOCK_BYTES];
@@ -160,7 +189,7 @@ fn read(disk: &Arc<dyn Disk>) -> Result<(SiloId, NetworkId)> {
     }
     let found = u32::from_le_bytes([raw[8], raw[9], raw[10], raw[11]]);
     match found {
-        FORMAT_VERSION => {}
+        FORMAT_FIRST..=FORMAT_VERSION => {}
         newer if newer > FORMAT_VERSION => {
             return Err(StoreError::Newer { found: newer, known: FORMAT_VERSION });
         }
@@ -170,7 +199,7 @@ fn read(disk: &Arc<dyn Disk>) -> Result<(SiloId, NetworkId)> {
     id.0.copy_from_slice(&raw[16..32]);
     let mut network = NetworkId::default();
     network.0.copy_from_slice(&raw[32..64]);
-    Ok((id, network))
+    Ok(Superblock { version: found, id, network })
 }
 
 #[cfg(test)]
@@ -217,12 +246,11 @@ mod tests {
             assert!(matches!(identify(&disk), Err(StoreError::Damaged(Damage::Superblock))), "byte {byte}");
             faulty.flip_bit(SUPERBLOCK_NAME, byte, 3);
         }
-        let mut raw = encode(SiloId([1; 16]), NETWORK);
-        raw[8] = 2;
+        let mut raw = encode(FORMAT_VERSION + 1, SiloId([1; 16]), NETWORK);
         let crc = crc32c::crc32c(&raw[..508]);
         raw[508..].copy_from_slice(&crc.to_le_bytes());
         disk.open(SUPERBLOCK_NAME).unwrap().write_vectored_at(&mut [io::IoSlice::new(&raw)], 0).unwrap();
-        assert!(matches!(identify(&disk), Err(StoreError::Newer { found: 2, known: 1 })));
+        assert!(matches!(identify(&disk), Err(StoreError::Newer { found: 3, known: 2 })));
     }
 
     #[test]

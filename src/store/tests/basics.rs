@@ -226,9 +226,11 @@ fn a_foreign_or_damaged_directory_is_told_as_such() {
     drop(silo);
     let other = FaultyDisk::new(2);
     Silo::format(Arc::new(other.clone()), SiloId([7; 16])).unwrap();
-    let index = other.contents("index.redb").unwrap();
-    disk.remove("index.redb").unwrap();
-    disk.create("index.redb").unwrap().write_vectored_at(&mut [std::io::IoSlice::new(&index)], 0).unwrap();
+    for name in ["index.redb", "index.sums"] {
+        let bytes = other.contents(name).unwrap();
+        disk.remove(name).unwrap();
+        disk.create(name).unwrap().write_vectored_at(&mut [std::io::IoSlice::new(&bytes)], 0).unwrap();
+    }
     assert!(matches!(open(&disk, 2), Err(StoreError::Damaged(Damage::IndexOfAnother(SiloId([7, ..]))))));
     let shared: Arc<dyn Disk> = Arc::new(disk);
     assert_eq!(identify(&shared).unwrap(), SILO);

@@ -1,7 +1,8 @@
 //! Decay and failing operations: noticed, never returned as data, and remembered.
 
 use super::*;
-use crate::store::error::{Operation, StoreError};
+use crate::store::disk::Disk;
+use crate::store::error::{Damage, Operation, StoreError};
 use crate::store::faulty::Crash;
 
 fn write(seq: u64, first: u64, count: u64) -> Op {
@@ -63,7 +64,7 @@ fn flipped_bits_in_the_log_are_never_data() {
     for round in 0..200 {
         let (byte, bit) = (chooser.below(end), chooser.below(8) as u8);
         let copy = FaultyDisk::new(round);
-        for name in ["superblock", "index.redb", "segment-00000001"] {
+        for name in ["superblock", "index.redb", "index.sums", "segment-00000001"] {
             let file = crate::store::disk::Disk::create(&copy, name).unwrap();
             let bytes = disk.contents(name).unwrap();
             file.write_vectored_at(&mut [std::io::IoSlice::new(&bytes)], 0).unwrap();
@@ -119,4 +120,118 @@ fn failed_writes_and_commits_are_final_too() {
     assert!(matches!(failed, Err(StoreError::Faulted(fault)) if fault.operation == Operation::Commit));
     drop(silo);
     assert_eq!(open(&disk, 2).unwrap().faulted().unwrap().operation, Operation::Commit);
+}
+
+/// Copies every file of a disk.
+fn copy_of(disk: &FaultyDisk, seed: u64) -> FaultyDisk {
+    let copy = FaultyDisk::new(seed);
+    for name in Disk::list(disk).unwrap().into_iter().filter(|name| name != "lock") {
+        let bytes = disk.contents(&name).unwrap();
+        let file = copy.create(&name).unwrap();
+        file.write_vectored_at(&mut [std::io::IoSlice::new(&bytes)], 0).unwrap();
+    }
+    copy
+}
+
+/// A silo whose index has inner pages: a block in each of many groups, a third of them with data.
+fn with_large_index() -> (FaultyDisk, Vec<Op>) {
+    let (disk, silo) = fresh(1);
+    let kind = |seq: u64| if seq.is_multiple_of(8) { Kind::Data } else { Kind::Zero };
+    let history: Vec<Op> = (1..3000)
+        .map(|seq| Op { stamp: stamp(1, seq), first: seq * 64 + seq % 7, count: 1, kind: kind(seq) })
+        .collect();
+    for batch in history.chunks(100) {
+        silo.append(&batch.iter().map(Op::record).collect::<Vec<_>>()).unwrap();
+    }
+    silo.checkpoint().unwrap();
+    silo.close().unwrap();
+    (disk, history)
+}
+
+/// The answer of a silo of which a file was damaged; nothing if it says that it is.
+fn unless_refused<T>(answer: Result<T>, what: &str) -> Option<T> {
+    match answer {
+        Ok(told) => Some(told),
+        Err(StoreError::Damaged(_) | StoreError::Faulted(_) | StoreError::Newer { .. } | StoreError::Io { .. }) => None,
+        Err(other) => panic!("{what}: {other}"),
+    }
+}
+
+/// What a silo of which a file was damaged says of its whole content, block by block and as a whole; nothing if it
+/// refuses. Whatever it says must be the truth.
+fn tells(disk: &FaultyDisk, history: &[Op], what: &str) -> Option<()> {
+    let silo = unless_refused(open(disk, 2), what)?;
+    let whole = unless_refused(silo.digest(KEY), what);
+    if whole.is_some() {
+        assert_holds(&silo, history, what);
+    }
+    for op in history.iter().step_by(7) {
+        let Some(run) = unless_refused(silo.read(KEY, op.first, 1), what) else { continue };
+        let bytes = if op.kind == Kind::Data { content(op.stamp) } else { vec![0; BLOCK_BYTES as usize] };
+        assert!(run.data == bytes, "{what}: block {} reads wrong", op.first);
+    }
+    if whole.is_none() {
+        let fault = silo.faulted().unwrap_or_else(|| panic!("{what}: not out of service"));
+        assert_eq!(fault.operation, Operation::Index, "{what}");
+        assert!(fault.cause.contains("index."), "{what}: {fault}");
+        assert!(matches!(silo.append(&[]), Err(StoreError::Faulted(_))));
+    }
+    whole.map(drop)
+}
+
+/// No flipped bit in any page of the index, or of its checksums, makes a lookup answer anything but the truth or an
+/// error, and none makes it panic or hang.
+#[test]
+fn flipped_bits_in_the_index_are_never_believed() {
+    let (disk, history) = with_large_index();
+    assert!(tells(&copy_of(&disk, 0), &history, "undamaged").is_some());
+    let mut chooser = Chooser::new(6);
+    let mut refused = BTreeMap::new();
+    for name in ["index.redb", "index.sums", "superblock"] {
+        let size = disk.contents(name).unwrap().len() as u64;
+        let pages = size.div_ceil(4096);
+        for page in 0..pages {
+            let in_use = (page + 1) * 4096 <= size;
+            let bytes = if in_use { 4096 } else { size % 4096 };
+            // Where a page's own head is, where redb's header and slots are, and anywhere.
+            for byte in [if page == 0 { 9 } else { 4 }, chooser.below(320), chooser.below(bytes)] {
+                let (byte, bit) = (page * 4096 + byte.min(bytes - 1), chooser.below(8) as u8);
+                let copy = copy_of(&disk, page);
+                assert!(copy.flip_bit(name, byte, bit));
+                let what = format!("bit {bit} of byte {byte} of {name}");
+                let told = tells(&copy, &history, &what);
+                *refused.entry(name).or_insert(0) += usize::from(told.is_none());
+                assert!(told.is_none() || name == "index.redb", "{what} was not noticed");
+            }
+        }
+    }
+    assert!(refused["index.redb"] > 60, "the flips must have mattered: {refused:?}");
+}
+
+/// A silo of the first format has no checksums of its index's pages: damage is found when it gets them.
+#[test]
+fn a_damaged_index_is_not_given_checksums() {
+    let (disk, _) = with_large_index();
+    let pages = disk.contents("index.redb").unwrap().len() as u64 / 4096;
+    let mut raw = disk.contents("superblock").unwrap();
+    raw[8] = 1;
+    let crc = crc32c::crc32c(&raw[..508]);
+    raw[508..].copy_from_slice(&crc.to_le_bytes());
+    disk.open("superblock").unwrap().write_vectored_at(&mut [std::io::IoSlice::new(&raw)], 0).unwrap();
+    disk.remove("index.sums").unwrap();
+    assert!(open(&copy_of(&disk, 0), 2).is_ok());
+    let mut refused = 0;
+    for page in 1..pages {
+        let copy = copy_of(&disk, page);
+        copy.flip_bit("index.redb", page * 4096 + 40, 1);
+        match open(&copy, 2) {
+            Ok(silo) => drop(silo.digest(KEY).unwrap()),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Damaged(Damage::Index(_))), "page {page}: {error}");
+                assert!(!Disk::list(&copy).unwrap().contains(&"index.sums".to_owned()));
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 10, "the flips must have mattered: {refused}");
 }

@@ -25,7 +25,8 @@ use crate::store::error::StoreError;
 use crate::store::slot::Vote;
 use crate::store::superblock::{FORMAT_VERSION, SUPERBLOCK_NAME};
 
-const FORMATS: [(u32, &str); 1] = [(1, include_str!("../../../tests/data/silo-1.txt"))];
+const FORMATS: [(u32, &str); 2] =
+    [(1, include_str!("../../../tests/data/silo-1.txt")), (2, include_str!("../../../tests/data/silo-2.txt"))];
 
 /// What must be found in one slot.
 #[derive(Debug, PartialEq)]
