@@ -27,6 +27,7 @@
 //! | `index.sums` | checksums of the index's pages | `pages.rs` |
 //! | `reserve` | empty space, made when the disk is nearly full, for the index to grow into | |
 //! | `lock` | empty; locked by the process that has the silo open | |
+//! | `scrub` | how far scrubbing has come | `scrub.rs` |
 //! | `fault` | only after a failed write or sync: which, and why, as two lines of text | |
 //! | `formatting` | only while the silo is being formatted | |
 //!
@@ -49,6 +50,7 @@ pub mod error;
 pub mod faulty;
 pub mod read;
 pub mod replay;
+pub mod scrub;
 pub mod segment;
 pub mod silo;
 pub mod slot;

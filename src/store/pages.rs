@@ -149,11 +149,13 @@ impl PageFile {
         for page in pages {
             let offset = page * PAGE_BYTES as u64;
             if page == 0 {
+                // Held, so that it is not written meanwhile.
+                let _sums = self.sums();
                 self.read_header(0, &mut [0; 8])?;
             } else if self.sums().is_known(page as usize) {
-                self.index.read_at(&mut buffer, offset).map_err(|error| self.unreadable(page, &error))?;
-                if self.sums().check(offset, &buffer).is_some() {
-                    // It may have been written in between: once more, while nothing is.
+                let read = self.index.read_at(&mut buffer, offset);
+                if read.is_err() || self.sums().check(offset, &buffer).is_some() {
+                    // It may have been written or cut off in between: once more, while nothing is.
                     let sums = self.sums_mut();
                     if sums.is_known(page as usize) {
                         self.index.read_at(&mut buffer, offset).map_err(|error| self.unreadable(page, &error))?;
@@ -196,6 +198,7 @@ impl PageFile {
             let mut sector = [0; SECTOR_BYTES];
             sector[..data.len()].copy_from_slice(data);
             seal(&mut sector, None);
+            let _sums = self.sums_mut();
             return self.index.write_vectored_at(&mut [IoSlice::new(&sector)], 0);
         }
         aligned(offset, data.len())?;
@@ -210,6 +213,8 @@ impl PageFile {
     /// that writing them cannot lack space.
     fn set_len(&self, len: u64, ballast: Option<&Ballast>) -> io::Result<()> {
         let pages = (len / PAGE_BYTES as u64) as usize;
+        // Held, so that a scrub does not look for what is being cut off.
+        let mut sums = self.sums_mut();
         if len > self.index.size()? {
             let sectors = 1 + pages.div_ceil(SECTOR_PAGES);
             let sums_len = (sectors * SECTOR_BYTES) as u64;
@@ -220,7 +225,7 @@ impl PageFile {
         } else {
             self.index.set_len(len)?;
         }
-        self.sums_mut().resize(pages);
+        sums.resize(pages);
         Ok(())
     }
 

@@ -116,6 +116,7 @@ pub fn from_silo(message: &FromSilo) -> String {
                 Err(refusal) => format!("fetch refused: {refusal:?}"),
             },
             Answer::Repaired { slot, block, mended, .. } => format!("repaired slot {slot} block {block}: {mended}"),
+            Answer::Damaged { slot, block, .. } => format!("damaged: slot {slot} block {block}"),
             Answer::Released { epoch } => format!("released {epoch}"),
         },
     }

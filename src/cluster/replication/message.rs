@@ -306,6 +306,12 @@ pub enum Answer {
         block: u64,
         mended: u64,
     },
+    /// The silo found a block damaged that nobody asked for: it is to be repaired.
+    Damaged {
+        slot: SlotIndex,
+        epoch: Epoch,
+        block: u64,
+    },
 }
 
 /// A promise, with the vote of each slot.

@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::base::clock::Moment;
+use crate::base::clock::{Moment, wall_seconds};
 use crate::base::id::{NodeId, Seq, SiloId, SlotKey, VolumeId};
 use crate::cluster::replication::acceptor::Session;
 use crate::cluster::replication::keeper::{self, Keeper, Outcome};
-use crate::cluster::replication::message::{FromSilo, Request, ToSilo};
+use crate::cluster::replication::message::{Answer, FromSilo, Request, ToSilo};
+use crate::cluster::replication::scrubber::{ScrubReport, Scrubber};
 use crate::store::error::StoreError;
 use crate::store::silo::Silo;
 
@@ -50,6 +51,10 @@ enum Input {
     Opened(Session, Sink),
     Closed(Session),
     Message(NodeId, Session, ToSilo),
+    /// The scrub found these blocks damaged.
+    Damaged(Vec<(SlotKey, u64)>),
+    /// A scrub is asked for.
+    Scrub,
     Confirmed,
     Retire(String),
     Forget(VolumeId),
@@ -66,6 +71,7 @@ pub struct SiloHandle {
     next_session: Arc<AtomicU64>,
     /// When the sync that runs now began, 0 if none does.
     sync_began: Arc<AtomicU64>,
+    scrub: Arc<Mutex<ScrubReport>>,
 }
 
 /// The threads of a running silo.
@@ -86,12 +92,15 @@ impl SiloService {
         let (inbox, messages) = channel();
         let (syncs, sync_requests) = channel();
         let (chores, chore_requests) = channel();
+        let (scrubs, scrub_requests) = channel();
+        let scrubber = Scrubber::new(silo.clone(), wall_seconds());
         let handle = SiloHandle {
             id: silo.id(),
             silo: silo.clone(),
             inbox,
             next_session: Arc::default(),
             sync_began: Arc::default(),
+            scrub: scrubber.report(),
         };
         let mut keeper = Keeper::new(silo.clone(), boot, Moment::now());
         keeper.set_node(node);
@@ -99,7 +108,8 @@ impl SiloService {
             keeper,
             sinks: HashMap::new(),
             runtime,
-            threads: Some(Threads { syncs, chores }),
+            threads: Some(Threads { syncs, chores, scrubs }),
+            writers: HashMap::new(),
             syncing: false,
             checked_at: Moment::default(),
             peers_saved_at: Moment::default(),
@@ -108,6 +118,7 @@ impl SiloService {
         let name = silo.id().short();
         let worker = Arc::new(Mutex::new(worker));
         let (syncing, sync_silo, sync_began) = (worker.clone(), silo.clone(), handle.sync_began.clone());
+        let finds = handle.inbox.clone();
         let chore_silo = silo;
         let threads = vec![
             std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || run_appends(&worker, &messages))?,
@@ -117,6 +128,9 @@ impl SiloService {
             std::thread::Builder::new()
                 .name(format!("chore-{name}"))
                 .spawn(move || run_chores(&chore_silo, &chore_requests))?,
+            std::thread::Builder::new()
+                .name(format!("scrub-{name}"))
+                .spawn(move || run_scrub(scrubber, &scrub_requests, &finds))?,
         ];
         Ok(SiloService { handle, threads })
     }
@@ -179,6 +193,16 @@ impl SiloHandle {
         self.send(Input::Forget(volume));
     }
 
+    /// Begins a pass of the scrub at once.
+    pub fn scrub(&self) {
+        self.send(Input::Scrub);
+    }
+
+    /// How the scrub stands.
+    pub fn scrub_report(&self) -> ScrubReport {
+        *self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Since when the disk has owed the end of a sync, if one runs.
     pub fn syncing_since(&self) -> Option<Moment> {
         let began = self.sync_began.load(Ordering::Relaxed);
@@ -227,6 +251,8 @@ struct Worker {
     runtime: tokio::runtime::Handle,
     /// None once the silo stops.
     threads: Option<Threads>,
+    /// The session that a volume's writer was last heard on.
+    writers: HashMap<VolumeId, Session>,
     syncing: bool,
     checked_at: Moment,
     peers_saved_at: Moment,
@@ -238,6 +264,7 @@ struct Worker {
 struct Threads {
     syncs: Sender<()>,
     chores: Sender<Chore>,
+    scrubs: Sender<()>,
 }
 
 impl Worker {
@@ -252,6 +279,11 @@ impl Worker {
             let takes_writes = self.keeper.takes_writes();
             let outcome = self.keeper.set_takes_writes(takes_writes);
             self.dispatch(outcome);
+        }
+        for (_, session, message) in messages.iter() {
+            if let ToSilo::Rare(_, volume, Request::Promote { .. } | Request::Heartbeat { .. }) = message {
+                self.writers.insert(*volume, *session);
+            }
         }
         let outcome = self.keeper.process(now, messages.drain(..));
         self.dispatch(outcome);
@@ -290,6 +322,14 @@ impl Worker {
             }
             Input::Closed(session) => {
                 self.sinks.remove(&session);
+                self.writers.retain(|_, writer| *writer != session);
+            }
+            Input::Damaged(blocks) => self.tell_damage(&blocks),
+            Input::Scrub => {
+                if let Some(threads) = &self.threads {
+                    // The scrub's thread lives as long as this one.
+                    let _ = threads.scrubs.send(());
+                }
             }
             Input::Confirmed => {
                 if let Err(error) = self.keeper.confirmed() {
@@ -349,6 +389,18 @@ impl Worker {
     fn synced(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) {
         let outcome = self.keeper.end_sync(marks, result);
         self.dispatch(outcome);
+    }
+
+    /// Tells the writers of damaged blocks; who has none attached is told by the scrub again, later.
+    fn tell_damage(&self, blocks: &[(SlotKey, u64)]) {
+        let silo = self.keeper.silo();
+        for (key, block) in blocks {
+            let sink = self.writers.get(&key.volume).and_then(|session| self.sinks.get(session));
+            if let (Some(sink), Some(state)) = (sink, silo.slot(*key)) {
+                let answer = Answer::Damaged { slot: key.slot, epoch: state.adopted, block: *block };
+                sink(FromSilo::Rare(silo.id(), key.volume, answer));
+            }
+        }
     }
 
     fn serve(&self, sink: Sink, volume: VolumeId, request: Request) {
@@ -450,6 +502,20 @@ fn clean(silo: &Silo) -> Option<Duration> {
         Err(error) => {
             tracing::error!("silo {} cannot be cleaned: {error}", silo.id().short());
             None
+        }
+    }
+}
+
+fn run_scrub(mut scrubber: Scrubber, requests: &Receiver<()>, inbox: &Sender<Input>) {
+    loop {
+        let next = scrubber.step(wall_seconds());
+        if !next.tell.is_empty() && inbox.send(Input::Damaged(next.tell)).is_err() {
+            return;
+        }
+        match requests.recv_timeout(next.pause) {
+            Ok(()) => scrubber.demand(),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

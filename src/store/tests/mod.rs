@@ -6,6 +6,7 @@ mod crashes;
 mod damage;
 mod formats;
 mod measure;
+mod scrub;
 mod three_silos;
 
 use std::collections::BTreeMap;

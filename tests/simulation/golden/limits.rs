@@ -34,6 +34,28 @@ pub fn a_damaged_block_is_read_elsewhere_and_repaired() {
     s.end();
 }
 
+/// What a silo's scrub found is repaired without anybody having read it; told in another epoch, or of no slot, it is
+/// nothing.
+#[test]
+fn a_block_that_a_scrub_found_damaged_is_repaired() {
+    let mut s = Script::begin("scrubbed_block", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.decay(2, 0, a);
+    s.say("s2 tells, as its scrub does, first wrongly");
+    s.tell_damage(w, 2, 0, 7, 0);
+    s.tell_damage(w, 2, 9, 0, 0);
+    s.wait(50);
+    assert!(!s.reads(2, 0));
+    s.tell_damage(w, 2, 0, 0, 0);
+    s.wait(50);
+    assert!(s.reads(2, 0));
+    assert_eq!(s.world.writers[w].writer.report(infinit::base::clock::Moment(0)).repaired_blocks, 1);
+    s.end();
+}
+
 /// Nobody is given what another version of the block would be.
 #[test]
 pub fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {

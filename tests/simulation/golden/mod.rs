@@ -12,8 +12,9 @@ use std::io::IoSlice;
 use std::path::Path;
 
 use infinit::base::block::BLOCK_BYTES;
+use infinit::base::id::{Epoch, SlotIndex};
 use infinit::base::mutant;
-use infinit::cluster::replication::message::ToSilo;
+use infinit::cluster::replication::message::{Answer, FromSilo, ToSilo};
 use infinit::cluster::replication::writer::report::SiloState;
 use infinit::cluster::replication::writer::{RequestError, Response};
 use infinit::store::disk::Disk;
@@ -235,6 +236,15 @@ impl Script {
         keeper.silo().checkpoint().unwrap();
         self.world.note(|| format!("s{silo} makes a checkpoint in life {life}"));
         self.world.check_content(silo - 1);
+    }
+
+    /// A silo tells the writer that its scrub found a block damaged, in the writer's epoch and so many beyond.
+    fn tell_damage(&mut self, writer: usize, silo: usize, slot: u32, beyond: u64, block: u64) {
+        let id = self.world.writers[writer].links[silo - 1].expect("the writer is connected");
+        let epoch = Epoch(self.world.writers[writer].epoch.0 + beyond);
+        let answer = Answer::Damaged { slot: SlotIndex(slot), epoch, block };
+        let volume = super::world::key_of(0).volume;
+        self.world.send_to_writer(id, FromSilo::Rare(super::world::silo_id(silo - 1), volume, answer));
     }
 
     /// Whether a silo can read a block.

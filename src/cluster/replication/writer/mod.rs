@@ -342,6 +342,7 @@ impl Writer {
                     self.repaired(silo, slot, block, mended);
                 }
             }
+            Answer::Damaged { slot, epoch, block } => self.told_of_damage(now, silo, slot, epoch, block),
             Answer::Released { epoch } => self.let_go(silo, epoch),
         }
     }

@@ -1,13 +1,13 @@
 //! A damaged block is repaired with exactly the version that its silo has indexed, read from another (rule 7).
 //!
-//! Whoever finds a block damaged, a read or a transfer, goes on with another silo at once; the repair follows by
+//! Whoever finds a block damaged, a read, a transfer or a scrub, goes on with another silo at once; the repair follows by
 //! itself. If the block is written meanwhile the versions do not match, nothing is stored, and nothing is lost: the
 //! damaged bytes are no part of any answer any more.
 
 use std::time::Duration;
 
 use crate::base::clock::Moment;
-use crate::base::id::{Seq, SiloId, SlotIndex};
+use crate::base::id::{Epoch, Seq, SiloId, SlotIndex};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Parcel, ReadRefusal, Request};
 use crate::cluster::replication::writer::{Phase, Writer};
@@ -50,6 +50,16 @@ impl Writer {
         }
         self.repairs.insert(damage, Repair { stage: Stage::Waiting, since: now, damaged: Vec::new() });
         self.fetch_copy(now, damage);
+    }
+
+    /// A silo's scrub found the block damaged, in the epoch that the silo has adopted.
+    pub(super) fn told_of_damage(&mut self, now: Moment, silo: SiloId, slot: SlotIndex, epoch: Epoch, block: u64) {
+        let index = slot.0 as usize;
+        let live = self.slots.get(index).and_then(|slot| slot.peer(silo)).is_some_and(|peer| peer.is_live());
+        // One that is catching up reads its blocks anew anyway, or tells again once it is live.
+        if live && epoch == self.options.epoch {
+            self.damaged(now, index, silo, block);
+        }
     }
 
     /// Asks a silo that has everything answered for its copy.
