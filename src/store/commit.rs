@@ -70,7 +70,7 @@ impl Silo {
                 steps.push(Step { commit, slot: slot.clone(), history });
             }
         }
-        if steps.iter().any(Step::rests_on_data) {
+        if steps.iter().any(Step::rests_on_data) && !on(Mutant::FlushIgnoresTail) {
             self.sync_log()?;
         }
         let end = self.log.end();

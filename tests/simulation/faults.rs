@@ -1,12 +1,14 @@
 //! What goes wrong while a schedule runs, and how everything is made well again in the end.
 
+use std::sync::atomic::Ordering;
+
 use infinit::base::block::BLOCK_BYTES;
 use infinit::cluster::replication::writer::report::SiloState;
 use infinit::store::faulty::Crash;
 
 use super::temper::{Fault, MS, SECOND};
 use super::workload::{Kind, Op, hot_blocks};
-use super::world::{Event, HEALED_WITHIN, World, key_of};
+use super::world::{Event, HEALED_WITHIN, World, key_of, silo_at};
 
 impl World {
     /// Runs a whole schedule: some silos, a first writer, faults, and the end in which all must be well.
@@ -37,6 +39,7 @@ impl World {
         for (fault, weight) in faults {
             if roll < weight {
                 self.trace.mix(&[self.now, 30, fault as u64]);
+                self.count(fault.name());
                 self.strike(fault);
                 return;
             }
@@ -92,6 +95,72 @@ impl World {
             }
             Fault::TellFence => self.tell_fence(),
             Fault::Detach => self.detach(),
+            Fault::Isolate => self.isolate(node),
+            Fault::PowerMost => self.power_most(),
+            Fault::SlowDisk => {
+                self.silos[silo].disk_slow_until = self.now + self.dice.between(100 * MS, 3 * SECOND);
+            }
+            Fault::ClientLeaves => self.client_leaves(writer),
+            // Accepting a loss is for those who have one; where there is none, nothing may be lost.
+            Fault::Recover if self.silos.iter().all(|silo| silo.out.is_none()) => self.attach_as(node, true),
+            Fault::Recover => {}
+            Fault::Status => {
+                for at in alive {
+                    let now = self.moment(self.writers[at].node);
+                    let report = self.writers[at].writer.report(now);
+                    self.trace.mix(&[report.pending_requests as u64, report.retained_bytes as u64]);
+                }
+            }
+            Fault::BitFlip => self.flip_bit(silo),
+            Fault::FailedSync => self.fail_sync(silo),
+            Fault::BlankSilo => self.replace_by_blank(silo),
+            Fault::RestoredSilo => self.restore_older(silo),
+        }
+    }
+
+    /// The holder keeps one silo, mostly its own, and hears nothing of the next writer, which reaches all others: each
+    /// may believe that it is alone. In between the others may lose their memory of the lease, or the holder the time.
+    fn isolate(&mut self, node: usize) {
+        let Some(old) = self.cluster.holder.filter(|at| self.writers[*at].is_serving()) else { return };
+        let own = self.writers[old].node;
+        let kept = if self.dice.chance(800) { own } else { node };
+        let next = (own + 1 + self.dice.below(self.silos.len() as u64 - 1) as usize) % self.silos.len();
+        let lease = self.temper.lease.as_nanos() as u64 * u64::from(self.temper.lease_factor_max);
+        let duration = self.dice.between(lease / 2, 2 * lease);
+        let crash = *self.dice.pick(&[None, None, Some(Crash::Process), Some(Crash::Power)]).unwrap_or(&None);
+        for silo in (0..self.silos.len()).filter(|silo| *silo != kept) {
+            self.partition(old, silo, true, true, duration);
+            if let Some(crash) = crash {
+                self.crash_silo(silo, crash);
+            }
+        }
+        if self.dice.chance(300) {
+            let pause = self.dice.between(lease / 2, 3 * lease / 2);
+            self.pause(old, pause);
+        }
+        self.attach_as(next, false);
+        self.partition(self.writers.len() - 1, kept, true, true, duration);
+    }
+
+    /// A majority of a slot's silos, or all of them, lose their power while the writers live on.
+    fn power_most(&mut self) {
+        let slot = self.dice.below(self.temper.shape.slots.len() as u64) as usize;
+        let silos = self.temper.shape.slots[slot].clone();
+        let first = self.dice.below(silos.len() as u64) as usize;
+        let struck = self.dice.between(silos.len() as u64 / 2 + 1, silos.len() as u64) as usize;
+        for at in 0..struck {
+            self.crash_silo(silos[(first + at) % silos.len()], Crash::Power);
+        }
+    }
+
+    /// A client's connection breaks with a request under way.
+    fn client_leaves(&mut self, writer: Option<usize>) {
+        let Some(writer) = writer else { return };
+        let open: Vec<u64> = self.writers[writer].ops.keys().copied().collect();
+        if let Some(id) = self.dice.pick(&open)
+            && let Some(op) = self.writers[writer].ops.get(id)
+        {
+            op.left.store(true, Ordering::Relaxed);
         }
     }
 
@@ -160,6 +229,8 @@ impl World {
         self.blocked.clear();
         for silo in 0..self.silos.len() {
             (self.silos[silo].slow_until, self.silos[silo].full_until) = (0, 0);
+            self.silos[silo].disk_slow_until = 0;
+            self.silos[silo].disk.fail_sync_after(1 << 60);
             // A crash that was ordered and has not come yet never does.
             self.silos[silo].disk.crash_after(1 << 60, Crash::Process);
             let wait = self.dice.below(SECOND);
@@ -208,6 +279,7 @@ impl World {
                 .slots
                 .iter()
                 .flat_map(|slot| &slot.silos)
+                .filter(|silo| self.silos[silo_at(silo.silo)].out.is_none())
                 .all(|silo| silo.state == SiloState::Live && silo.behind_writes == Some(0))
     }
 
@@ -218,10 +290,10 @@ impl World {
         for position in (0..self.temper.shape.volume_bytes).step_by(step as usize) {
             let tag = self.fresh_tag();
             let kind = Kind::Read;
-            self.submit(at, Op { tag, kind, position, length: step, fua: false, gone: false, submitted: 0 });
+            self.submit(at, Op::new(tag, kind, position, step));
         }
         let tag = self.fresh_tag();
-        self.submit(at, Op { tag, kind: Kind::Flush, position: 0, length: 0, fua: false, gone: false, submitted: 0 });
+        self.submit(at, Op::new(tag, Kind::Flush, 0, 0));
         let read = self.run_until(HEALED_WITHIN, |world| world.is_all_answered());
         self.expect(read, "the volume cannot be read back");
     }
@@ -237,6 +309,9 @@ impl World {
         for slot in 0..self.ledgers.len() {
             let end = self.ledgers[slot].end(epoch);
             for silo in self.temper.shape.slots[slot].clone() {
+                if self.silos[silo].out.is_some() {
+                    continue;
+                }
                 let vote = self.silos[silo].standing.get(&key_of(slot)).map(|standing| standing.vote);
                 if vote != Some(end) && self.failure.is_none() {
                     self.fail(format!("s{} slot {slot} ends at {vote:?} and should at {end:?}", silo + 1));

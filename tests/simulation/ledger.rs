@@ -23,6 +23,8 @@ pub struct Entry {
     tags: Vec<[Tag; BLOCK_SECTORS as usize]>,
     /// When its request was answered.
     pub answered: Option<u64>,
+    /// Its client was told that it took too long. It may have been seen all the same.
+    given_up: bool,
     /// Durable on a majority, by what was answered: must never be lost.
     pub safe: bool,
     /// A silo lost it with its power.
@@ -48,12 +50,14 @@ pub struct Ledger {
     chapters: BTreeMap<Epoch, Chapter>,
     /// What was lawfully lost, and made known by an epoch that served without it.
     settled: BTreeSet<Stamp>,
+    /// A silo of the slot may stay out for good: what it alone had beside one without power may be lost.
+    pub outsiders: bool,
     pub majority: usize,
 }
 
 impl Ledger {
     pub fn new(silos: usize) -> Self {
-        Self { chapters: BTreeMap::new(), settled: BTreeSet::new(), majority: silos / 2 + 1 }
+        Self { chapters: BTreeMap::new(), settled: BTreeSet::new(), outsiders: false, majority: silos / 2 + 1 }
     }
 
     /// A writer sent a record of its stream: the first time, it is written down. Returns whether it was new.
@@ -115,6 +119,12 @@ impl Ledger {
                 excused.insert(stamp);
             }
         }
+        let given_up = self.entries().filter(|(stamp, entry)| stamp.epoch < epoch && entry.given_up);
+        for (stamp, entry) in given_up {
+            if !self.contains(vote, stamp) && self.judge(vote, stamp, entry, holders(self, stamp)).is_ok() {
+                excused.insert(stamp);
+            }
+        }
         let chapter = self.chapters.entry(epoch).or_default();
         chapter.choice = Some(vote);
         chapter.excused = excused;
@@ -131,7 +141,8 @@ impl Ledger {
         if entry.safe {
             return Err(format!("{what}, although it was durable on a majority"));
         }
-        if !entry.lost_once || holders >= self.majority {
+        let may_be_lost = entry.lost_once || self.outsiders;
+        if !may_be_lost || holders >= self.majority {
             return Err(format!(
                 "{what}, although {holders} silos have it (lost by a power loss: {})",
                 entry.lost_once
@@ -163,6 +174,19 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// The client of a record was told that it took too long: if it was seen, and then lost by lawful means, whoever
+    /// serves next begins anew.
+    pub fn given_up(&mut self, stamp: Stamp) {
+        if let Some(entry) = self.entry_mut(stamp) {
+            entry.given_up = true;
+        }
+    }
+
+    /// Whether a majority has it on its disks, by what was answered.
+    pub fn is_safe(&self, stamp: Stamp) -> bool {
+        self.chapters.get(&stamp.epoch).and_then(|c| c.entries.get(&stamp.seq)).is_some_and(|entry| entry.safe)
     }
 
     /// A majority adopted the epoch, with its data synced: what is in its history is durable for good.
@@ -326,6 +350,17 @@ impl Entry {
             }
         }
         let trim = header.kind == RecordKind::Trim;
-        Ok(Self { op, previous, first_block, blocks, trim, tags, answered: None, safe: false, lost_once: false })
+        Ok(Self {
+            op,
+            previous,
+            first_block,
+            blocks,
+            trim,
+            tags,
+            answered: None,
+            given_up: false,
+            safe: false,
+            lost_once: false,
+        })
     }
 }

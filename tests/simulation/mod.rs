@@ -2,7 +2,7 @@
 //! that fails) in one thread, on one virtual clock, with everything that may go wrong drawn from one seed.
 //!
 //! - [`world`] is the clock and the queue of events, [`network`] the connections, [`silos`] and [`writers`] the hosts,
-//!   [`faults`] what goes wrong and how it ends, [`temper`] what a schedule is like, [`workload`] what clients ask for.
+//!   [`faults`] and [`disks`] what goes wrong and how it ends, [`temper`] what a schedule is like, [`workload`] what clients ask for.
 //! - [`register`] judges what clients were answered, and knows nothing of how it came about. [`ledger`] overhears every
 //!   message and judges each choice of a history, and each silo's blocks, byte for byte.
 //! - [`mutants`] proves the teeth: deliberate bugs, each found within a stated number of seeds.
@@ -13,6 +13,7 @@
 //! elsewhere.
 
 mod dice;
+mod disks;
 mod faults;
 mod golden;
 mod ledger;

@@ -141,8 +141,9 @@ impl World {
 
     pub fn arrive_at_writer(&mut self, id: u64, message: FromSilo) {
         let Some(connection) = self.connections.get(&id) else { return };
-        let (silo, writer, stands) = (connection.silo, connection.writer, connection.stands);
-        if !stands || self.writers[writer].is_dead() || self.writers[writer].links[silo] != Some(id) {
+        let (silo, writer) = (connection.silo, connection.writer);
+        let current = connection.stands && self.writers[writer].links[silo] == Some(id);
+        if self.writers[writer].is_dead() || !current {
             return;
         }
         if self.writers[writer].is_paused() {
@@ -204,6 +205,12 @@ impl World {
 
     pub fn blocked_until(&self, writer: usize, silo: usize) -> (u64, u64) {
         self.blocked.get(&(writer, silo)).copied().unwrap_or_default()
+    }
+
+    /// Whether a writer's connection leads to the silo as it is now.
+    pub fn leads_to_present(&self, writer: usize, silo: usize) -> bool {
+        let connection = self.writers[writer].links[silo].and_then(|id| self.connections.get(&id));
+        connection.is_some_and(|connection| connection.stands && connection.life == self.silos[silo].life)
     }
 
     pub fn cut_all_of_silo(&mut self, silo: usize) {

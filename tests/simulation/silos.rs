@@ -12,6 +12,7 @@ use infinit::store::faulty::{Crash, FaultyDisk};
 use infinit::store::silo::{Silo, SiloOptions};
 use infinit::store::slot::Vote;
 
+use super::disks::{Backup, FAILED_SYNC};
 use super::temper::MS;
 use super::world::{Event, VOLUME, World, silo_id};
 
@@ -39,7 +40,7 @@ impl Standing {
 pub struct SiloHost {
     pub id: SiloId,
     pub disk: FaultyDisk,
-    boot: u8,
+    pub boot: u8,
     pub keeper: Option<Keeper>,
     /// Counts openings.
     pub life: u64,
@@ -48,6 +49,13 @@ pub struct SiloHost {
     syncing: bool,
     pub slow_until: u64,
     pub full_until: u64,
+    pub disk_slow_until: u64,
+    /// Why this silo may have to stay out for good: what it says is not judged, and nobody waits for it in the end.
+    pub out: Option<&'static str>,
+    /// Its disk as it was before some opening.
+    pub backup: Option<Backup>,
+    /// The last opening that the cluster state knows.
+    pub confirmed_life: u64,
     pub standing: BTreeMap<SlotKey, Standing>,
     /// The last crash took what was not synced.
     lost_power: bool,
@@ -70,6 +78,10 @@ impl SiloHost {
             syncing: false,
             slow_until: 0,
             full_until: 0,
+            disk_slow_until: 0,
+            out: None,
+            backup: None,
+            confirmed_life: 0,
             standing: BTreeMap::new(),
             lost_power: false,
             in_call: false,
@@ -121,6 +133,7 @@ impl World {
             self.silos[silo].disk.crash_after(after, if power { Crash::Power } else { Crash::Process });
             self.silos[silo].lost_power |= power;
         }
+        self.back_up(silo);
         let host = &mut self.silos[silo];
         let options = SiloOptions {
             segment_bytes: 384 << 10,
@@ -131,7 +144,7 @@ impl World {
         };
         let opened = match Silo::open(Arc::new(host.disk.clone()), options) {
             Ok(opened) => opened,
-            Err(_) if host.disk.is_down() => return self.died_in_opening(silo),
+            Err(_) if host.disk.is_down() || host.out == Some(FAILED_SYNC) => return self.died_in_opening(silo),
             Err(error) => {
                 let why = format!("s{} cannot be opened: {error}", silo + 1);
                 return self.fail(why);
@@ -152,7 +165,8 @@ impl World {
         self.trace.mix(&[self.now, 5, silo as u64, life]);
         self.note(|| format!("s{} opened", silo + 1));
         self.check(stood);
-        for (key, standing) in before {
+        let judged = self.silos[silo].out.is_none();
+        for (key, standing) in before.into_iter().filter(|_| judged) {
             let result = self.compare_reopened(silo, key, &standing, power, in_call);
             self.check(result);
         }
@@ -181,6 +195,9 @@ impl World {
             return Err(format!("{}: it forgot its promise", what()));
         }
         if self.decays {
+            if power {
+                self.ledgers[key.slot.0 as usize].lost_at_most(before.vote, after.vote);
+            }
             return Ok(());
         }
         let least = if power { Vote { applied: before.durable, ..before.vote } } else { before.vote };
@@ -217,10 +234,15 @@ impl World {
             return self.note(|| format!("s{} is not the silo that the cluster state knows", silo + 1));
         }
         if stranger {
+            if host.out.is_some() {
+                keeper.retire("the cluster knows another silo of this name".to_owned());
+                return self.count("silos turned away");
+            }
             let why = format!("s{} is not the silo that the cluster state knows", silo + 1);
             return self.fail(why);
         }
         self.cluster.incarnations.insert(id, opening.incarnation);
+        host.confirmed_life = life;
         let result = keeper.confirmed();
         for writer in 0..self.writers.len() {
             if !self.writers[writer].is_dead() {
@@ -263,6 +285,7 @@ impl World {
             let faulted = Refusal::Faulted(String::new());
             if !self.faults_are_lawful
                 && let FromSilo::Rare(_, _, Answer::Refused { reason, .. }) = &reply
+                && self.silos[silo].out.is_none()
                 && std::mem::discriminant(reason) == std::mem::discriminant(&faulted)
             {
                 let why = format!("s{} is out of service: {reason:?}", silo + 1);
@@ -287,7 +310,8 @@ impl World {
     fn begin_sync(&mut self, silo: usize) {
         let early = self.dice.chance(700);
         let (least, most) = self.temper.sync_ns;
-        let wait = self.dice.between(least, most);
+        let slow = self.silos[silo].disk_slow_until > self.now;
+        let wait = self.dice.between(least, most) + if slow { self.dice.between(100 * MS, 2000 * MS) } else { 0 };
         let host = &mut self.silos[silo];
         let Some(keeper) = host.keeper.as_mut().filter(|_| !host.syncing) else { return };
         let marks = keeper.begin_sync();
@@ -331,7 +355,8 @@ impl World {
             let decayed = decays && refusal.starts_with("Damaged");
             decayed || refusal.starts_with("Behind") || refusal.starts_with("Fenced")
         };
-        if let Some(refusal) = bad.filter(|refusal| !lawful(refusal)) {
+        let judged = bad.filter(|_| host.out.is_none());
+        if let Some(refusal) = judged.filter(|refusal| !lawful(refusal)) {
             let why = format!("s{} cannot read {request:?}: {refusal}", silo + 1);
             return self.fail(why);
         }
@@ -369,7 +394,11 @@ impl World {
     }
 
     fn fail_unless_down(&mut self, silo: usize, why: String) {
-        if self.silos[silo].disk.is_down() { self.died_in_call(silo) } else { self.fail(why) }
+        if self.silos[silo].disk.is_down() {
+            self.died_in_call(silo);
+        } else if self.silos[silo].out.is_none() {
+            self.fail(why);
+        }
     }
 
     /// The disk crashed in the middle of a call: the process is gone, and whatever it had in mind to say.
@@ -383,7 +412,11 @@ impl World {
     /// The same while it was being opened.
     fn died_in_opening(&mut self, silo: usize) {
         self.note(|| format!("s{} died while it was opened", silo + 1));
-        self.silos[silo].disk.restart();
+        let host = &mut self.silos[silo];
+        host.disk.restart();
+        if host.lost_power {
+            host.boot = host.boot.wrapping_add(1);
+        }
         let wait = self.dice.below(500 * MS);
         self.at(wait, Event::Reopen(silo));
     }
@@ -439,7 +472,7 @@ impl World {
     /// A complete silo has exactly the blocks that its history says.
     pub fn check_content(&mut self, silo: usize) {
         let host = &self.silos[silo];
-        let Some(keeper) = &host.keeper else { return };
+        let Some(keeper) = host.keeper.as_ref().filter(|_| host.out.is_none()) else { return };
         let mut wrong = None;
         for (key, slot) in keeper.acceptor().slots() {
             if key.volume != VOLUME || slot.state().incomplete.is_some() {

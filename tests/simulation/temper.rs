@@ -27,6 +27,52 @@ pub enum Fault {
     FullSilo,
     TellFence,
     Detach,
+    /// The holder and the next writer see different silos, and do not hear of one another.
+    Isolate,
+    /// A majority of a slot's silos, and no writer.
+    PowerMost,
+    SlowDisk,
+    ClientLeaves,
+    /// An operator attaches and accepts a loss, although there is none.
+    Recover,
+    /// An operator asks how it goes.
+    Status,
+    BitFlip,
+    FailedSync,
+    BlankSilo,
+    RestoredSilo,
+}
+
+impl Fault {
+    /// What is counted when it happened.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Break => "connections broken",
+            Fault::Partition => "partitions",
+            Fault::CrashSilo => "silos crashed",
+            Fault::CrashSiloInCall => "silos crashed in a call",
+            Fault::PowerSilo => "silos without power",
+            Fault::PowerAll => "all without power",
+            Fault::CrashWriter => "writers crashed",
+            Fault::TakeOver => "take-overs",
+            Fault::TakeOverStorm => "storms of take-overs",
+            Fault::Pause => "writers paused",
+            Fault::SlowSilo => "slow silos",
+            Fault::FullSilo => "full silos",
+            Fault::TellFence => "fences told",
+            Fault::Detach => "detached",
+            Fault::Isolate => "holders isolated",
+            Fault::PowerMost => "majorities without power",
+            Fault::SlowDisk => "slow disks",
+            Fault::ClientLeaves => "clients that left",
+            Fault::Recover => "recoveries asked for",
+            Fault::Status => "reports asked for",
+            Fault::BitFlip => "bits flipped",
+            Fault::FailedSync => "failed syncs",
+            Fault::BlankSilo => "blank silos",
+            Fault::RestoredSilo => "restored silos",
+        }
+    }
 }
 
 /// Which silos hold which slots.
@@ -63,6 +109,11 @@ pub struct Temper {
     /// How many blocks the clients fight for.
     pub hot_blocks: usize,
     pub flush_permille: u64,
+    pub read_permille: u64,
+    /// Clocks go wrong as far as they may, one way or the other.
+    pub extreme_drift: bool,
+    /// Each attach asks for up to so many times the lease.
+    pub lease_factor_max: u32,
 }
 
 impl Temper {
@@ -87,6 +138,9 @@ impl Temper {
             confirm_ns: MS,
             hot_blocks: 8,
             flush_permille: 0,
+            read_permille: 230,
+            extreme_drift: false,
+            lease_factor_max: 1,
         }
     }
 
@@ -108,6 +162,16 @@ impl Temper {
             (Fault::FullSilo, 1),
             (Fault::TellFence, 1),
             (Fault::Detach, 1),
+            (Fault::Isolate, 2),
+            (Fault::PowerMost, 2),
+            (Fault::SlowDisk, 2),
+            (Fault::ClientLeaves, 2),
+            (Fault::Recover, 1),
+            (Fault::Status, 1),
+            (Fault::BitFlip, 1),
+            (Fault::FailedSync, 1),
+            (Fault::BlankSilo, 1),
+            (Fault::RestoredSilo, 1),
         ];
         for (fault, weight) in all {
             if dice.chance(650) {
@@ -138,6 +202,9 @@ impl Temper {
             confirm_ns: *dice.pick(&[MS, 300 * MS, 3 * SECOND]).unwrap_or(&MS),
             hot_blocks: dice.between(2, 24) as usize,
             flush_permille: *dice.pick(&[10, 80, 250]).unwrap_or(&80),
+            read_permille: *dice.pick(&[230, 230, 650]).unwrap_or(&230),
+            extreme_drift: dice.chance(500),
+            lease_factor_max: if dice.chance(250) { 4 } else { 1 },
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What clients ask for. Each write fills its sectors with its own number, so that a read tells who wrote what it saw.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use infinit::base::block::BLOCK_BYTES;
@@ -35,10 +36,17 @@ pub struct Op {
     pub fua: bool,
     /// The client is gone before the request gets its turn.
     pub gone: bool,
+    /// Set once the client has left; a request that has no number yet dies with it.
+    pub left: Arc<AtomicBool>,
     pub submitted: u64,
 }
 
 impl Op {
+    /// A request of a client that stays.
+    pub fn new(tag: Tag, kind: Kind, position: u64, length: u64) -> Self {
+        Self { tag, kind, position, length, fua: false, gone: false, left: Arc::default(), submitted: 0 }
+    }
+
     pub fn changes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Zero | Kind::Trim)
     }
@@ -52,8 +60,8 @@ impl Op {
     }
 
     pub fn request(&self) -> Request {
-        let stays = !self.gone;
-        let stands = Arc::new(move || stays);
+        let (gone, left) = (self.gone, self.left.clone());
+        let stands = Arc::new(move || !gone && !left.load(Ordering::Relaxed));
         let (position, length, fua) = (self.position, self.length, self.fua);
         let blocks = self.length / BLOCK_BYTES;
         match self.kind {
@@ -138,7 +146,7 @@ pub fn draw(dice: &mut Dice, temper: &Temper, hot: &[u64], tag: Tag, now: u64) -
         _ if roll < flush + 30 => Kind::Allocation,
         _ if roll < flush + 80 => Kind::Trim,
         _ if roll < flush + 120 => Kind::Zero,
-        _ if roll < flush + 350 => Kind::Read,
+        _ if roll < flush + 120 + temper.read_permille => Kind::Read,
         _ => Kind::Write,
     };
     let first = hot[dice.below(hot.len() as u64) as usize];
@@ -152,7 +160,7 @@ pub fn draw(dice: &mut Dice, temper: &Temper, hot: &[u64], tag: Tag, now: u64) -
     let end = end_of(&temper.shape, kind, position);
     let length = length.min(end - position);
     let fua = matches!(kind, Kind::Write | Kind::Zero | Kind::Trim) && dice.chance(100);
-    Op { tag, kind, position, length, fua, gone: dice.chance(10), submitted: now }
+    Op { fua, gone: dice.chance(10), submitted: now, ..Op::new(tag, kind, position, length) }
 }
 
 fn write_range(dice: &mut Dice, first: u64) -> (u64, u64) {

@@ -63,6 +63,13 @@ pub struct Clock {
     drift_ppm: i64,
 }
 
+impl Clock {
+    /// A clock that goes wrong by so much.
+    pub fn drifting(drift_ppm: i64) -> Self {
+        Self { offset: 0, drift_ppm }
+    }
+}
+
 /// Which messages to a silo are lost.
 pub type Losing = fn(&ToSilo) -> bool;
 
@@ -99,6 +106,8 @@ pub struct World {
     pub strangers: bool,
     /// A silo may take itself out of service.
     pub faults_are_lawful: bool,
+    /// The one silo on whose disk they do.
+    pub decaying: Option<usize>,
     /// A script expects errors, and looks at them itself.
     pub errors_are_lawful: bool,
     /// Messages that a script loses: to this silo, if this says so.
@@ -139,6 +148,7 @@ impl World {
             decays: false,
             strangers: false,
             faults_are_lawful: false,
+            decaying: None,
             errors_are_lawful: false,
             losses: Vec::new(),
             late: Vec::new(),
@@ -147,8 +157,10 @@ impl World {
             counts: BTreeMap::new(),
         };
         for at in 0..world.temper.shape.silos {
-            let clock =
-                Clock { offset: world.dice.below(SECOND), drift_ppm: world.dice.between(0, 20_000) as i64 - 10_000 };
+            let offset = world.dice.below(SECOND);
+            let drift = world.dice.between(0, 2 * DRIFT_PPM_MAX) as i64 - DRIFT_PPM_MAX as i64;
+            let extreme = DRIFT_PPM_MAX as i64 * if drift < 0 { -1 } else { 1 };
+            let clock = Clock { offset, drift_ppm: if world.temper.extreme_drift { extreme } else { drift } };
             world.clocks.push(clock);
             let seed = world.dice.next();
             world.silos.push(SiloHost::new(at, seed));
@@ -267,6 +279,8 @@ pub fn key_of(slot: usize) -> SlotKey {
     SlotKey { volume: VOLUME, slot: SlotIndex(slot as u32) }
 }
 
+/// A clock gains or loses a hundredth at the most.
+const DRIFT_PPM_MAX: u64 = 10_000;
 /// The longest that anything may take once all is well.
 pub const HEALED_WITHIN: u64 = 60 * SECOND;
 /// How often a writer looks at the clock.

@@ -67,6 +67,16 @@ impl World {
     /// The cluster state grants the next epoch to a node, whose daemon starts a writer. A node runs one writer: an
     /// earlier one dies with its daemon.
     pub fn attach(&mut self, node: usize) {
+        self.attach_as(node, false);
+        if self.temper.clients > 0 && (self.healing || self.dice.chance(700)) {
+            let most = if self.healing { 100 * MS } else { self.temper.lease.as_nanos() as u64 };
+            let wait = self.dice.below(most);
+            self.at(wait, Event::Tell);
+        }
+    }
+
+    /// The same, and old writers do not hear of it from the cluster state.
+    pub fn attach_as(&mut self, node: usize, accept_loss: bool) {
         for old in 0..self.writers.len() {
             if self.writers[old].node == node && !self.writers[old].is_dead() {
                 self.kill_writer(old);
@@ -80,6 +90,8 @@ impl World {
         let at = self.writers.len();
         self.trace.mix(&[self.now, 20, at as u64, node as u64]);
         self.note(|| format!("w{at} attaches on node {} with epoch {epoch}", node + 1));
+        let factor = self.temper.lease_factor_max;
+        let lease = self.temper.lease * if factor > 1 { self.dice.between(1, u64::from(factor)) as u32 } else { 1 };
         let shape = &self.temper.shape;
         let slots =
             shape.slots.iter().map(|silos| (ConfigNumber(1), silos.iter().map(|s| silo_id(*s)).collect())).collect();
@@ -89,10 +101,10 @@ impl World {
             node: node_id(node),
             own_dead: true,
             resumes,
-            lease: self.temper.lease,
+            lease,
             durability: self.temper.durability,
             io_timeout: self.temper.io_timeout,
-            accept_loss: false,
+            accept_loss,
             slot_bytes: shape.slot_bytes,
             slots,
             incarnations: self.cluster.incarnations.clone(),
@@ -125,11 +137,6 @@ impl World {
             let wait = self.latency();
             self.at(wait, Event::Reconnect(at, silo));
         }
-        if clients > 0 && (self.healing || self.dice.chance(700)) {
-            let most = if self.healing { 100 * MS } else { self.temper.lease.as_nanos() as u64 };
-            let wait = self.dice.below(most);
-            self.at(wait, Event::Tell);
-        }
         for client in 0..clients {
             let wait = self.dice.around(self.temper.think_ns);
             self.at(wait, Event::Client(at, client));
@@ -155,6 +162,7 @@ impl World {
             let now = self.moment(self.writers[at].node);
             self.writers[at].writer.tick(now);
             self.pump(at);
+            self.check_outsiders(at);
         }
         self.at(TICK, Event::Tick(at));
     }
@@ -272,7 +280,17 @@ impl World {
                 match new {
                     Ok(true) if found == 0 && is_over => {}
                     Ok(true) if found == 0 => self.fail(format!("nobody asked for {:?}", append.record)),
-                    Ok(true) => host.stamps.entry(found).or_default().push((slot, append.record.header.stamp)),
+                    Ok(true) => {
+                        let stamp = append.record.header.stamp;
+                        let gone = host.ops.get(&found).is_some_and(|op| op.gone);
+                        if host.late.contains_key(&found) {
+                            self.ledgers[slot].given_up(stamp);
+                        }
+                        host.stamps.entry(found).or_default().push((slot, stamp));
+                        if gone {
+                            self.fail(format!("request {found} got its number although its client was gone"));
+                        }
+                    }
                     Ok(false) => {}
                     Err(why) => self.fail(format!("w{at} slot {slot}: {why}")),
                 }
@@ -289,11 +307,12 @@ impl World {
         }
     }
 
-    /// What the silos of a slot would vote.
+    /// What the silos of a slot would vote; not those that may have to stay out.
     fn votes(&self, slot: SlotIndex) -> Vec<infinit::store::slot::Vote> {
         let silos = &self.temper.shape.slots[slot.0 as usize];
         let key = key_of(slot.0 as usize);
-        silos.iter().filter_map(|silo| Some(self.silos[*silo].standing.get(&key)?.vote)).collect()
+        let silos = silos.iter().filter(|silo| self.silos[**silo].out.is_none());
+        silos.filter_map(|silo| Some(self.silos[*silo].standing.get(&key)?.vote)).collect()
     }
 
     fn serving(&mut self, at: usize, resumed: Option<bool>) {
@@ -303,7 +322,10 @@ impl World {
         self.count("served");
         self.writers[at].served = true;
         for slot in 0..self.ledgers.len() {
-            let adopted = self.votes(SlotIndex(slot as u32)).iter().filter(|vote| vote.adopted >= epoch).count();
+            // Also those that a fault takes out of service by now: they had recorded it when they said so.
+            let (silos, key) = (&self.temper.shape.slots[slot], key_of(slot));
+            let standing = silos.iter().filter_map(|silo| self.silos[*silo].standing.get(&key));
+            let adopted = standing.filter(|standing| standing.vote.adopted >= epoch).count();
             if adopted < self.ledgers[slot].majority {
                 self.fail(format!("w{at} serves slot {slot}, and {adopted} silos have recorded its epoch"));
             }
@@ -366,6 +388,9 @@ impl World {
             // A write may still take effect, as one that was never answered: it may have its number, and be sent later.
             (Err(RequestError::TimedOut), _) if self.temper.io_timeout.is_some() => {
                 if op.changes() {
+                    for (slot, stamp) in self.writers[at].stamps.get(&id).cloned().unwrap_or_default() {
+                        self.ledgers[slot].given_up(stamp);
+                    }
                     self.writers[at].late.insert(id, op);
                 }
                 Ok(())

@@ -1,6 +1,8 @@
 //! One block, one order (rule 5): requests that touch the same 4 KiB block are carried out in the order they came,
 //! except that reads pass one another.
 
+use crate::base::mutant::{Mutant, on};
+
 /// A request, numbered by the driver.
 pub type RequestId = u64;
 
@@ -15,7 +17,12 @@ struct Entry {
 
 impl Entry {
     fn conflicts(&self, other: &Entry) -> bool {
-        (self.exclusive || other.exclusive) && self.first_block < other.end_block && other.first_block < self.end_block
+        let apart = if on(Mutant::ReadOfInFlight) {
+            self.exclusive && other.exclusive
+        } else {
+            self.exclusive || other.exclusive
+        };
+        apart && self.first_block < other.end_block && other.first_block < self.end_block
     }
 }
 

@@ -113,6 +113,12 @@ pub(super) struct Inode {
 }
 
 impl Inode {
+    /// What is seen, as if it had been synced.
+    pub(super) fn copy(&self) -> Inode {
+        let (seen, durable) = (self.seen.clone(), self.seen.clone());
+        Inode { seen, durable, unsynced: Vec::new(), reserved_bytes: self.reserved_bytes }
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.seen.len
     }

@@ -135,6 +135,17 @@ impl FaultyDisk {
         state.inodes[inode].flip_bit(byte, bit)
     }
 
+    /// Another disk with what the processes see on this one, all of it durable: a backup.
+    pub fn copy(&self, seed: u64) -> FaultyDisk {
+        let (copy, state) = (FaultyDisk::new(seed), self.state());
+        let mut other = copy.state();
+        other.inodes = state.inodes.iter().map(Inode::copy).collect();
+        other.names.clone_from(&state.names);
+        other.durable_names.clone_from(&state.names);
+        drop(other);
+        copy
+    }
+
     /// The bytes of a file as the processes see them.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
@@ -470,7 +481,10 @@ mod tests {
         assert!(file.read_at(&mut [0; 8], 96).is_err());
         file.read_at(&mut [0; 8], 101).unwrap();
         disk.heal_reads();
+        let copy = disk.copy(2);
         assert!(disk.flip_bit("f", 0, 0));
+        copy.crash(Crash::Power);
+        assert_eq!(copy.contents("f").unwrap()[0], 1, "a copy is another disk");
         assert_eq!(disk.contents("f").unwrap()[0], 0);
     }
 }

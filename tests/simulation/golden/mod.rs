@@ -5,6 +5,7 @@ pub mod disks;
 pub mod epochs;
 pub mod histories;
 pub mod late;
+pub mod leases;
 pub mod limits;
 pub mod lives;
 
@@ -79,7 +80,7 @@ impl Script {
     fn ask(&mut self, writer: usize, kind: Kind, block: u64, blocks: u64) -> Tag {
         let tag = self.world.fresh_tag();
         let (position, length) = (block * BLOCK_BYTES, blocks * BLOCK_BYTES);
-        self.world.submit(writer, Op { tag, kind, position, length, fua: false, gone: false, submitted: 0 });
+        self.world.submit(writer, Op::new(tag, kind, position, length));
         tag
     }
 

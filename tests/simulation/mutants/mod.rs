@@ -8,6 +8,7 @@
 //! A bug that is not found is a hole in the checks or in the faults, to be closed there.
 
 mod catching_up;
+mod reading;
 mod recovery;
 mod writing;
 
@@ -20,7 +21,6 @@ use super::{number, panic_text, run_with};
 
 /// How a bug is looked for.
 #[derive(Clone, Copy)]
-#[allow(dead_code, reason = "each table uses what it needs")]
 pub enum How {
     /// By the schedules that everything is tested with.
     General,
@@ -54,13 +54,11 @@ pub const fn general(mutant: Mutant, first: u64, seeds_max: u64) -> Case {
     Case { mutant, how: How::General, first, seeds_max }
 }
 
-#[allow(dead_code, reason = "each table uses what it needs")]
 /// Found by general schedules that are steered towards something.
 pub const fn steered(mutant: Mutant, text: &'static str, steer: fn(&mut Temper), first: u64, seeds_max: u64) -> Case {
     Case { mutant, how: How::Steered(text, steer), first, seeds_max }
 }
 
-#[allow(dead_code, reason = "each table uses what it needs")]
 /// Found by a script.
 pub const fn script(mutant: Mutant, text: &'static str, play: fn()) -> Case {
     Case { mutant, how: How::Script(text, play), first: 1, seeds_max: 1 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey};
 use crate::base::mutant::{Mutant, on};
+use crate::base::record::RecordKind;
 use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Session};
 use crate::cluster::replication::message::{
     Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Refusal, Request, SlotNews, SlotVote,
@@ -58,7 +59,8 @@ impl Slot {
     /// The slot as the store recovered it. Opening made the whole tail durable, so `D = S`. A lease that an earlier
     /// opening granted may still run: the longest ever granted is waited out (rule 9).
     pub fn recovered(key: SlotKey, state: SlotState, now: Moment) -> Self {
-        let waits = state.holder.is_some().then(|| now + Duration::from_millis(state.lease_ms_max));
+        let granted = state.holder.is_some() && !on(Mutant::RestartedGrantsAtOnce);
+        let waits = granted.then(|| now + Duration::from_millis(state.lease_ms_max));
         Self {
             key,
             durable: state.vote().applied,
@@ -156,7 +158,9 @@ impl Slot {
         self.state.promise = ask.epoch;
         self.state.holder = Some(ask.holder);
         self.state.config = config;
-        self.state.lease_ms_max = self.state.lease_ms_max.max(u64::from(ask.lease_ms));
+        if self.state.lease_ms_max == 0 || !on(Mutant::LengthenedLeaseForgotten) {
+            self.state.lease_ms_max = self.state.lease_ms_max.max(u64::from(ask.lease_ms));
+        }
         if on(Mutant::PromiseNotPersisted) && change == Change::Keep && before.promise > Epoch::ZERO {
             return None;
         }
@@ -248,7 +252,8 @@ impl Slot {
             return;
         }
         let seq = append.record.header.stamp.seq;
-        if seq > self.applied() && append.previous != self.applied() {
+        let follows_on = append.previous == self.applied() || on(Mutant::GapIgnoredAfterPowerLoss);
+        if seq > self.applied() && !follows_on {
             if !self.gap_reported {
                 self.gap_reported = true;
                 let applied = self.applied();
@@ -270,7 +275,10 @@ impl Slot {
                 Some(catching_up) => catching_up.live = seq,
                 None => self.state.applied = seq,
             }
-            out.push(Effect::Append(append.record));
+            let refused = !takes_writes && append.record.header.kind == RecordKind::Write;
+            if !(refused && on(Mutant::RefusedSeqSkipped)) {
+                out.push(Effect::Append(append.record));
+            }
         }
         self.learn_committed(append.committed, out);
         if self.wants_sync() {
@@ -484,9 +492,11 @@ impl Slot {
         self.state.incomplete = None;
         self.state.adopted = epoch;
         self.state.adopted_boot = opening.boot;
-        self.durable = self.state.applied;
         self.forget_syncs();
-        if !on(Mutant::AdoptionNotSynced) {
+        if !on(Mutant::FlushIgnoresTail) {
+            self.durable = self.state.applied;
+        }
+        if !on(Mutant::AdoptionNotSynced) && !on(Mutant::FlushIgnoresTail) {
             out.push(Effect::SyncNow);
         }
         out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
@@ -506,7 +516,7 @@ impl Slot {
         let serves = epoch == self.state.promise
             && (self.state.adopted == epoch || on(Mutant::NoAdoptionOnEmptyTail))
             && self.state.incomplete.is_none()
-            && self.state.applied >= floor;
+            && (self.state.applied >= floor || on(Mutant::LaggardServes));
         (!serves).then_some(ReadRefusal::Behind)
     }
 

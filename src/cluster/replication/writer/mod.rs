@@ -26,6 +26,7 @@ use bytes::Bytes;
 
 use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, VolumeId};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{self, Answer, FromSilo, Refusal, Run, ToSilo};
 use crate::cluster::replication::order::{Order, RequestId};
 use crate::cluster::replication::writer::flush::Flush;
@@ -443,8 +444,8 @@ impl Writer {
     }
 
     fn is_current(&self, silo: SiloId, epoch: Epoch, incarnation: Incarnation) -> bool {
-        epoch == self.options.epoch
-            && self.links.get(&silo).is_some_and(|link| link.promised && link.incarnation == incarnation)
+        let is_same = |link: &Link| link.incarnation == incarnation || on(Mutant::AckOfOldIncarnation);
+        epoch == self.options.epoch && self.links.get(&silo).is_some_and(|link| link.promised && is_same(link))
     }
 
     fn send(&mut self, silo: SiloId, request: message::Request) {

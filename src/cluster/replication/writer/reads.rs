@@ -107,7 +107,7 @@ impl Writer {
         // What was given up on is still on its way to a majority. Before that one has it, nobody may see it: it could yet
         // be lost, and who reads then would go back behind who reads now.
         let settled = slot.answered >= slot.given_up || on(Mutant::GivenUpWriteSeen);
-        let serves = |peer: &Peer| settled && peer.applied >= floor;
+        let serves = |peer: &Peer| (settled && peer.applied >= floor) || on(Mutant::LaggardServes);
         let able = || self.live(task.slot).filter(|peer| serves(peer) && !task.damaged.contains(&peer.silo));
         let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
         let chosen = fresh()
@@ -174,7 +174,8 @@ impl Writer {
     /// was written by another.
     fn answer_read(&mut self, now: Moment, id: u64) {
         let Some(task) = self.reads.get(&id) else { return };
-        if !matches!(task.state, ReadState::Unleased(_)) || !self.lease_holds(task.slot, now) {
+        let checked = if on(Mutant::LeaseCheckedBeforeBytes) { now.min(self.next_heartbeat) } else { now };
+        if !matches!(task.state, ReadState::Unleased(_)) || !self.lease_holds(task.slot, checked) {
             return;
         }
         let Some(ReadTask { what, state: ReadState::Unleased(got), .. }) = self.reads.remove(&id) else { return };

@@ -104,7 +104,8 @@ impl Writer {
             let base = self.base_of(index, history, committed);
             self.start_catch_up(now, index, silo, base);
         } else if history.adopted == epoch && remembered {
-            self.join_stream(now, index, silo, history.applied, durable);
+            let ignored = if on(Mutant::GapIgnoredAfterPowerLoss) { slot.answered } else { Seq::ZERO };
+            self.join_stream(now, index, silo, history.applied.max(ignored), durable);
         } else if history == choice.vote && remembered {
             self.adopt_as_is(now, index, silo, history);
         } else {

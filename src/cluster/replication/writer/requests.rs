@@ -5,6 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::base::block::{BLOCK_BYTES, FRAME_DATA_MAX, slot_of};
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SlotKey, Stamp};
+use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::writer::reads::ReadFor;
@@ -282,7 +283,9 @@ fn range_of(request: &Request) -> (u64, u64) {
 /// The blocks that a request touches, and whether it changes them.
 fn blocks_of(request: &Request) -> (u64, u64, bool) {
     let (position, length) = range_of(request);
-    let exclusive = !matches!(request, Request::Read { .. } | Request::Allocation { .. });
+    let part = !position.is_multiple_of(BLOCK_BYTES) || !length.is_multiple_of(BLOCK_BYTES);
+    let parallel = on(Mutant::ParallelSubBlockWrites) && part;
+    let exclusive = !matches!(request, Request::Read { .. } | Request::Allocation { .. }) && !parallel;
     (position / BLOCK_BYTES, (position + length).div_ceil(BLOCK_BYTES), exclusive)
 }
 
@@ -291,7 +294,7 @@ fn stands(request: &Request) -> bool {
         Request::Write { stands, .. } | Request::Zero { stands, .. } | Request::Trim { stands, .. } => stands,
         Request::Read { .. } | Request::Allocation { .. } | Request::Flush => return true,
     };
-    check()
+    check() || on(Mutant::DeadConnectionExecuted)
 }
 
 /// Completes an unaligned write to whole blocks with what was read of its first and its last one.

@@ -192,8 +192,7 @@ impl Slot {
             |peer: &&Peer| peer.is_live() || (on(Mutant::LaggardCounts) && matches!(peer.mode, Mode::CatchingUp(_)));
         let mut seqs: Vec<Seq> = self.peers.iter().filter(counts).map(reached).collect();
         seqs.sort_unstable_by(|a, b| b.cmp(a));
-        let enough = if on(Mutant::AckBeforeMajority) { 1 } else { self.majority() };
-        seqs.get(enough - 1).copied().unwrap_or_default()
+        seqs.get(self.majority() - 1).copied().unwrap_or_default()
     }
 
     /// The number before the first remembered write: from there on the stream can be sent from memory.

@@ -2,6 +2,7 @@
 
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId, SlotIndex};
+use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Ack, Append, ToSilo};
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::writer::slots::{Mode, Peer};
@@ -21,7 +22,8 @@ impl Writer {
         let peer = &mut slot.peers[peer];
         let streams = peer.is_live() || matches!(peer.mode, Mode::CatchingUp(_));
         let Some(link) = self.links.get(&peer.silo) else { return };
-        if !streams || !link.promised || peer.sent >= slot.last {
+        // What was pending when the release began has failed: nothing more of it goes out.
+        if !streams || !link.promised || peer.sent >= slot.last || self.releasing {
             return;
         }
         if peer.sent < memory_starts {
@@ -99,7 +101,9 @@ impl Writer {
         if !slot.adopted {
             return;
         }
-        let applied = slot.majority_at(|peer| peer.applied);
+        let first =
+            || slot.peers.iter().filter(|peer| peer.is_live()).map(|peer| peer.applied).max().unwrap_or_default();
+        let applied = if on(Mutant::AckBeforeMajority) { first() } else { slot.majority_at(|peer| peer.applied) };
         let durable = slot.majority_at(|peer| peer.durable);
         let mut answered: Vec<RequestId> = Vec::new();
         if applied > slot.answered {
@@ -108,12 +112,19 @@ impl Writer {
                 if retained.seq > applied {
                     break;
                 }
-                if !retained.durable {
+                let early = on(Mutant::FuaWithoutItsSeq) && retained.previous <= durable;
+                if !retained.durable || early {
                     answered.extend(retained.request.take());
                 }
             }
             slot.answered = applied;
         }
+        if on(Mutant::RetainedDroppedAtFirstAck) {
+            let kept = slot.retained.iter().find(|retained| retained.request.is_some());
+            let upto = kept.map_or(slot.last, |retained| retained.previous);
+            self.forget_upto(index, upto, &mut answered);
+        }
+        let slot = &mut self.slots[index];
         let released = durable > slot.committed;
         if released {
             slot.committed = durable;
