@@ -307,18 +307,20 @@ impl Ledger {
         Ok(())
     }
 
-    /// The sectors of what this epoch, which now serves, lawfully left out, and no epoch that served before it.
-    pub fn settle(&mut self, epoch: Epoch) -> BTreeSet<u64> {
-        let mut sectors = BTreeSet::new();
-        let Some(chapter) = self.chapters.get(&epoch) else { return sectors };
+    /// The sectors of what this epoch, which now serves, lawfully left out, and no epoch that served before it; and whether
+    /// any of it had been answered.
+    pub fn settle(&mut self, epoch: Epoch) -> (BTreeSet<u64>, bool) {
+        let (mut sectors, mut was_answered) = (BTreeSet::new(), false);
+        let Some(chapter) = self.chapters.get(&epoch) else { return (sectors, false) };
         let fresh: Vec<Stamp> = chapter.excused.difference(&self.settled).copied().collect();
         for stamp in &fresh {
             let Some(entry) = self.chapters.get(&stamp.epoch).and_then(|c| c.entries.get(&stamp.seq)) else { continue };
             let first = entry.first_block * BLOCK_SECTORS;
             sectors.extend(first..first + entry.blocks * BLOCK_SECTORS);
+            was_answered |= entry.answered.is_some();
         }
         self.settled.extend(fresh);
-        sectors
+        (sectors, was_answered)
     }
 
     fn entries(&self) -> impl Iterator<Item = (Stamp, &Entry)> {

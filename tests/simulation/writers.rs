@@ -322,15 +322,18 @@ impl World {
         self.count("served");
         self.writers[at].served = true;
         for slot in 0..self.ledgers.len() {
-            // Also those that a fault takes out of service by now: they had recorded it when they said so.
+            // One that a fault takes out of service by now had recorded it when it said so, whatever is left there.
             let (silos, key) = (&self.temper.shape.slots[slot], key_of(slot));
-            let standing = silos.iter().filter_map(|silo| self.silos[*silo].standing.get(&key));
-            let adopted = standing.filter(|standing| standing.vote.adopted >= epoch).count();
+            let has_recorded = |silo: &&usize| {
+                let standing = self.silos[**silo].standing.get(&key);
+                self.silos[**silo].out.is_some() || standing.is_some_and(|standing| standing.vote.adopted >= epoch)
+            };
+            let adopted = silos.iter().filter(has_recorded).count();
             if adopted < self.ledgers[slot].majority {
                 self.fail(format!("w{at} serves slot {slot}, and {adopted} silos have recorded its epoch"));
             }
-            let lost = self.ledgers[slot].settle(epoch);
-            if resumed == Some(true) && !lost.is_empty() {
+            let (lost, was_answered) = self.ledgers[slot].settle(epoch);
+            if resumed == Some(true) && was_answered {
                 self.fail(format!("w{at} resumes clients, but sectors {lost:?} lost what they were answered"));
             }
             if !lost.is_empty() {
