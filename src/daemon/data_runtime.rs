@@ -9,7 +9,7 @@ use std::num::NonZero;
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 use tokio::task::JoinHandle;
 
-/// One thread encrypts some 400 MB/s; more than four of them outrun the silos of any node.
+/// A bound, so that large machines do not start a crowd; it was not measured beyond two processors.
 const THREADS_MAX: usize = 4;
 
 /// The threads; they end, without waiting for anything, when this is dropped.

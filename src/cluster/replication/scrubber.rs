@@ -17,7 +17,7 @@ use crate::store::silo::Silo;
 
 /// From the end of one pass to the beginning of the next.
 pub const PASS_EVERY: Duration = Duration::from_secs(14 * 24 * 3600);
-/// The most that a pass reads a second: a twentieth of what a disk gives, so that nobody notices. 1 TiB takes 15 hours.
+/// The most that a pass reads a second: little beside what disks give. 1 TiB takes 15 hours.
 pub const BYTES_A_SECOND_MAX: u64 = 20 << 20;
 /// Read by one step.
 const STEP_BYTES: usize = 1 << 20;
