@@ -20,7 +20,7 @@ use crate::cluster::state::member;
 use crate::daemon::addresses;
 use crate::daemon::attachments::{Attachments, GROUP_LIMIT};
 use crate::daemon::control::{Control, ControlServer};
-use crate::daemon::data_runtime::{DataHandle, DataRuntime};
+use crate::daemon::data_runtime::DataRuntime;
 use crate::daemon::directory::Directory;
 use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
 use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
@@ -107,7 +107,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         peers: peers.clone(),
         silos: silos.lives(),
     };
-    let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone(), data));
+    let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
 
     let this = NewMember {
         name: addresses::host_name(),
@@ -323,11 +323,12 @@ fn member_role(role: Role) -> member::Role {
 }
 
 /// Serves the channels that others open.
-async fn serve_channels(mut channels: mpsc::Receiver<Channel>, services: Services, silos: Silos, data: DataHandle) {
+async fn serve_channels(mut channels: mpsc::Receiver<Channel>, services: Services, silos: Silos) {
     while let Some(channel) = channels.recv().await {
         match channel.purpose {
             Purpose::Data => {
-                data.spawn(sessions::serve(channel, silos.clone()));
+                let home = channel.home.clone();
+                home.spawn(sessions::serve(channel, silos.clone()));
             }
             Purpose::Control => {
                 tokio::spawn(rpc::serve(channel, Arc::new(services.clone())));

@@ -64,6 +64,17 @@ impl Silo {
         self.log.prepare(self.log_limit_bytes()).map_err(|error| self.log_failure(error))
     }
 
+    /// Whether [`Silo::zero_ahead`] has something to do.
+    pub fn zeroes_due(&self) -> bool {
+        self.log.zeroes_due()
+    }
+
+    /// Makes the next small syncs cheaper, if there are any. May run beside appends and syncs.
+    pub fn zero_ahead(&self) -> Result<()> {
+        self.check_fault()?;
+        self.log.zero_ahead().map_err(|error| self.log_failure(error))
+    }
+
     /// Stores the bytes of blocks again whose stored ones turned out bad: `record` is a write with exactly the stamp that
     /// is indexed, read from another silo. Blocks that were written since are left alone. Returns how many were mended.
     pub fn repair(&self, record: &Record) -> Result<u64> {

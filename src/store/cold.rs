@@ -47,7 +47,8 @@ impl Log {
                 unsynced.push(current.file.clone());
             }
             // Copies are no part of the log's order; they say nothing of how far it is durable.
-            let written = self.write(current, std::slice::from_ref(copy), Position(0), Caching::Keep, &mut places);
+            let one = std::slice::from_ref(copy);
+            let written = self.write(current, one, Position(0), Caching::Keep, &(0..0), &mut places);
             written.map_err(|error| LogError::Failed(Operation::Write, error))?;
         }
         Ok(places)

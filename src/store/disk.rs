@@ -48,6 +48,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write_past_cache(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.write_vectored_at(slices, offset)
     }
+    /// Writes zeroes, durably, over a part of the file that is reserved and was never written, so that later writes there
+    /// change nothing but its bytes. False if this disk gains nothing by it.
+    fn write_zeroes(&self, offset: u64, len: u32) -> io::Result<bool>;
     /// Reads through this handle bring into the page cache what they ask for, and nothing from beyond.
     fn read_no_further(&self) {}
     /// Makes all that was written so far, and the file's length, durable.
@@ -185,6 +188,10 @@ impl RealFile {
     }
 }
 
+/// Zeroes at a whole page's address.
+#[repr(align(4096))]
+struct ZeroPages([u8; 128 << 10]);
+
 /// The bytes of several slices, one after the other.
 struct Gather<'s, 'b> {
     slices: &'s [IoSlice<'b>],
@@ -260,6 +267,24 @@ impl DiskFile for RealFile {
         let back = &mut edge[..(end - end_page) as usize];
         left.take(back);
         self.file.write_all_at(back, end_page)
+    }
+
+    /// Past the page cache, which has no use for zeroes. The handle is another than that of the records, so that a failure
+    /// to write those back is not told to this sync instead of theirs.
+    fn write_zeroes(&self, mut offset: u64, len: u32) -> io::Result<bool> {
+        let Some(direct) = self.direct() else { return Ok(false) };
+        let end = offset + u64::from(len);
+        let pages = Box::new(ZeroPages([0; 128 << 10]));
+        while offset < end {
+            let some = &pages.0[..(end - offset).min(pages.0.len() as u64) as usize];
+            match direct.write_all_at(some, offset) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(false),
+                other => other?,
+            }
+            offset += some.len() as u64;
+        }
+        direct.sync_data()?;
+        Ok(true)
     }
 
     fn read_no_further(&self) {

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::base::id::{Incarnation, SiloId};
 use crate::base::record::Record;
+use crate::store::ahead::{Ahead, padding};
 use crate::store::cold::Cold;
 use crate::store::disk::{Caching, Disk, DiskFile};
 use crate::store::error::Operation;
@@ -22,6 +24,7 @@ use crate::store::segment::{
 /// Segment files held open for reading; a silo of 1 TiB has 16,384 segments, a process often 1,024 descriptors.
 const HANDLES_MAX: usize = 256;
 const PADDING: [u8; 8] = [0; 8];
+const ZEROES: [u8; 4096] = [0; 4096];
 
 /// Why the log did not take something.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(crate) struct Log {
     incarnation: Incarnation,
     segment_bytes: u32,
     writer: Mutex<Writer>,
+    /// Zeroes ahead of the end have been written.
+    pub(super) zeroes_written: Condvar,
     /// One sync at a time; a second one finds its work done.
     syncing: Mutex<()>,
     durable: AtomicU64,
@@ -50,8 +55,9 @@ pub(crate) struct Log {
     handles: Mutex<Handles>,
 }
 
-struct Writer {
-    current: Option<Current>,
+pub(super) struct Writer {
+    pub(super) current: Option<Current>,
+    pub(super) ahead: Ahead,
     /// Segments that were left behind and are not synced yet, oldest first.
     left: Vec<Arc<dyn DiskFile>>,
     /// Segments made ahead, durable and empty, in the order of their use.
@@ -112,11 +118,13 @@ impl Log {
             segment_bytes,
             writer: Mutex::new(Writer {
                 current,
+                ahead: Ahead::default(),
                 left: Vec::new(),
                 spares: VecDeque::new(),
                 next_number,
                 first_number,
             }),
+            zeroes_written: Condvar::new(),
             syncing: Mutex::new(()),
             durable: AtomicU64::new(durable.0),
             allocated_bytes: AtomicU64::new(allocated),
@@ -171,7 +179,7 @@ impl Log {
         limit_bytes: u64,
         caching: Caching,
     ) -> Result<Vec<Position>, LogError> {
-        let mut writer = self.writer();
+        let mut writer = self.keep_off_zeroes(self.writer(), records);
         for _ in writer.spares.len()..self.rolls(&writer, records)? {
             self.make_spare(&mut writer, limit_bytes)?;
         }
@@ -185,8 +193,11 @@ impl Log {
             }
             let (some, later) = rest.split_at(fitting);
             let durable = self.durable();
-            let Some(current) = writer.current.as_mut() else { unreachable!("a record fits only in a segment") };
-            self.write(current, some, durable, caching, &mut places)
+            let Writer { current: Some(current), ahead, .. } = &mut *writer else {
+                unreachable!("a record fits only in a segment")
+            };
+            let zeroed = ahead.zeroed(current.number);
+            self.write(current, some, durable, caching, &zeroed, &mut places)
                 .map_err(|e| LogError::Failed(Operation::Write, e))?;
             rest = later;
         }
@@ -207,7 +218,12 @@ impl Log {
         for file in left.iter().chain(&current) {
             file.sync_data().map_err(|e| LogError::Failed(Operation::Sync, e))?;
         }
-        self.writer().left.drain(..left.len());
+        let mut writer = self.writer();
+        writer.left.drain(..left.len());
+        let before = self.durable();
+        let small = before.segment() == end.segment() && before <= end;
+        writer.ahead.synced(if small { end.0 - before.0 } else { u64::MAX });
+        drop(writer);
         self.durable.fetch_max(end.0, Ordering::AcqRel);
         Ok(end)
     }
@@ -249,7 +265,7 @@ impl Log {
         if numbers.is_empty() { Ok(()) } else { self.disk.sync_dir() }
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic while the lock was held has ended the appending task; the others only read what is there.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -293,6 +309,7 @@ impl Log {
         records: &[Record],
         durable: Position,
         caching: Caching,
+        zeroed: &Range<u32>,
         places: &mut Vec<Position>,
     ) -> io::Result<()> {
         let start = current.offset;
@@ -309,6 +326,7 @@ impl Log {
             let parts = [&prefix[..], &record.head[..], &record.payload[..], &PADDING[..padding]];
             slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
         }
+        slices.push(IoSlice::new(&ZEROES[..padding(current.offset, zeroed)]));
         match caching {
             Caching::Keep => current.file.write_vectored_at(&mut slices, u64::from(start)),
             Caching::Bypass => current.file.write_past_cache(&mut slices, u64::from(start)),

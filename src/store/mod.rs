@@ -58,6 +58,7 @@ pub mod space;
 pub mod staging;
 pub mod superblock;
 
+mod ahead;
 mod append;
 mod ballast;
 mod checkpoint;

@@ -26,7 +26,7 @@ use crate::base::id::NodeId;
 use crate::transport::hello::{Greeting, HELLO_BYTES_MAX, Hello, Refused};
 use crate::transport::identity::NodeKey;
 use crate::transport::link::{Link, SILENCE_MAX, StillWelcome};
-use crate::transport::network::{Channel, ConnectError, FrameSender, Network, Purpose};
+use crate::transport::network::{Channel, ConnectError, FrameSender, Home, Network, Purpose};
 use crate::transport::passport::Passport;
 use crate::transport::resolver::{ResolveError, resolve};
 use crate::transport::stream::{SecureStream, StreamError};
@@ -190,7 +190,7 @@ impl Shared {
             GreetingError::Stream(error) => unreachable(error.to_string()),
             GreetingError::Refused(refused) => ConnectError::Refused(format!("{at}: {refused}")),
         })?;
-        Ok(self.open(stream, peer, passport, purpose, false))
+        Ok(self.open(stream, peer, passport, purpose, false, Home::here()))
     }
 
     /// The dialler's part of the greeting.
@@ -243,7 +243,18 @@ impl Shared {
             Ok(Greeting::Hello(_)) => return Err(Refused::Garbage.into()),
             Err(refused) => return Err(refused.into()),
         }
-        place.send(self.open(stream, peer, theirs.passport, theirs.purpose, true));
+        let channel = match theirs.purpose {
+            Purpose::Data => {
+                let home = Home::thread().map_err(|error| StreamError::Io(plain(&error)))?;
+                let entered = home.enter();
+                let stream = stream.moved()?;
+                let channel = self.open(stream, peer, theirs.passport, theirs.purpose, true, home.clone());
+                drop(entered);
+                channel
+            }
+            _ => self.open(stream, peer, theirs.passport, theirs.purpose, true, Home::here()),
+        };
+        place.send(channel);
         Ok(())
     }
 
@@ -279,6 +290,7 @@ impl Shared {
         passport: Passport,
         purpose: Purpose,
         inbound: bool,
+        home: Home,
     ) -> Channel {
         let (sender, queue) = FrameSender::bounded(purpose.queue_bytes_max());
         let (link, receiver) = Link::new(stream, queue, self.still_welcome(passport, purpose));
@@ -287,13 +299,13 @@ impl Shared {
         let mut links = self.links();
         let id = links.next;
         links.next += 1;
-        let task = tokio::spawn(async move {
+        let task = home.spawn(async move {
             let end = link.run().await;
             debug!(peer = %peer.short(), ?purpose, %end, "connection ended");
             shared.links().open.remove(&id);
         });
         links.open.insert(id, OpenLink { peer, purpose, inbound, task: task.abort_handle() });
-        Channel { peer, purpose, sender, receiver }
+        Channel { peer, purpose, sender, receiver, home }
     }
 
     fn still_welcome(self: &Arc<Self>, passport: Passport, purpose: Purpose) -> StillWelcome {

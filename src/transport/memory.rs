@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::base::id::NodeId;
 use crate::transport::endpoint::CONNECT_TIME_MAX;
 use crate::transport::network::{
-    Channel, ConnectError, FrameQueue, FrameSender, Network, Purpose, RECEIVED_FRAMES_MAX,
+    Channel, ConnectError, FrameQueue, FrameSender, Home, Network, Purpose, RECEIVED_FRAMES_MAX,
 };
 
 /// The state of the way between two nodes.
@@ -138,9 +138,10 @@ impl MemoryEndpoint {
         let both = Arc::new(both);
         tokio::spawn(carry(my_queue, to_them, way.clone(), other.clone(), both.clone()));
         tokio::spawn(carry(their_queue, to_me, way, other, both));
-        let theirs = Channel { peer: self.node, purpose, sender: their_sender, receiver: their_receiver };
+        let theirs =
+            Channel { peer: self.node, purpose, sender: their_sender, receiver: their_receiver, home: Home::here() };
         incoming.send(theirs).await.map_err(|_| unreachable())?;
-        Ok(Channel { peer: to, purpose, sender: my_sender, receiver: my_receiver })
+        Ok(Channel { peer: to, purpose, sender: my_sender, receiver: my_receiver, home: Home::here() })
     }
 }
 

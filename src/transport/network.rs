@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::runtime::{EnterGuard, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::base::id::NodeId;
 
@@ -71,12 +73,55 @@ impl Frame {
     }
 }
 
+/// Where a connection's tasks run.
+#[derive(Clone, Debug)]
+pub struct Home {
+    runtime: Handle,
+    /// Its thread ends once every clone is dropped.
+    _kept: Option<Arc<oneshot::Sender<()>>>,
+}
+
+impl Home {
+    /// The runtime of the caller.
+    pub fn here() -> Home {
+        Home { runtime: Handle::current(), _kept: None }
+    }
+
+    /// A thread of its own, on which a task may wait for a disk without holding up anything but its connection.
+    pub fn thread() -> std::io::Result<Home> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (kept, dropped) = oneshot::channel::<()>();
+        std::thread::Builder::new().name("serve".into()).spawn(move || {
+            // Nothing is ever sent: the end is that nobody can send any more.
+            let _ = runtime.block_on(dropped);
+        })?;
+        Ok(Home { runtime: handle, _kept: Some(Arc::new(kept)) })
+    }
+
+    /// Until the guard is dropped, what this thread opens and spawns belongs there.
+    pub fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
+    /// Runs a task there; the place lasts as long as the task.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let home = self.clone();
+        self.runtime.spawn(async move {
+            task.await;
+            drop(home);
+        })
+    }
+}
+
 /// One end of an ordered, authenticated connection. Dropping the sender closes it; the receiver ends when it breaks.
 pub struct Channel {
     pub peer: NodeId,
     pub purpose: Purpose,
     pub sender: FrameSender,
     pub receiver: mpsc::Receiver<Bytes>,
+    /// Where the connection runs; who uses it there wakes no other thread.
+    pub home: Home,
 }
 
 /// The sending half: bounded by bytes, so that a slow peer is cut off instead of filling the memory.

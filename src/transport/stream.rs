@@ -96,6 +96,13 @@ impl SecureStream {
         }
     }
 
+    /// Goes on in the runtime that was entered.
+    pub(crate) fn moved(mut self) -> Result<Self, StreamError> {
+        let tcp = self.tcp.into_std().and_then(TcpStream::from_std);
+        self.tcp = tcp.map_err(StreamError::from_io)?;
+        Ok(self)
+    }
+
     /// Completes the handshake and says which node is at the other end.
     pub(crate) async fn handshake(&mut self) -> Result<NodeId, StreamError> {
         loop {

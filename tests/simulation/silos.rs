@@ -378,7 +378,8 @@ impl World {
         self.trace.mix(&[self.now, 9, silo as u64]);
         let store = keeper.silo();
         let store = store.clone();
-        if let Err(error) = store.save_peers().and_then(|()| if reports_only { Ok(()) } else { store.checkpoint() }) {
+        let zeroed = store.zero_ahead().and_then(|()| store.save_peers());
+        if let Err(error) = zeroed.and_then(|()| if reports_only { Ok(()) } else { store.checkpoint() }) {
             let why = format!("s{} cannot make a checkpoint: {error}", silo + 1);
             return self.fail_unless_down(silo, why);
         }

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::base::id::{NodeId, SiloId};
-use crate::cluster::replication::message::{FromSilo, ToSilo};
-use crate::cluster::replication::service::{SiloHandle, Silos};
+use crate::cluster::replication::message::{FromSilo, Request, ToSilo};
+use crate::cluster::replication::service::{SiloSession, Silos};
 use crate::transport::network::{FrameSender, Network, Purpose};
 
 /// How soon a broken connection is tried again, and how late at the most.
@@ -31,7 +31,7 @@ pub struct NewConnection {
 }
 
 enum Link {
-    Local { handle: SiloHandle, session: u64 },
+    Local { session: SiloSession },
     Remote { node: NodeId },
 }
 
@@ -80,7 +80,7 @@ impl Connections {
                 // The driver may have ended; then nobody waits.
                 let _ = sink_incoming.send(Incoming::Message { connection: LOCAL, message });
             }));
-            links.insert(silo, Link::Local { handle, session });
+            links.insert(silo, Link::Local { session });
         }
         let next = Arc::new(std::sync::atomic::AtomicU64::new(LOCAL + 1));
         let tasks = remote
@@ -124,8 +124,11 @@ impl Connections {
     /// Sends a message. If the silo's queue is full its connection is cut: the silos that are lost with it.
     pub fn send(&mut self, silo: SiloId, message: ToSilo) -> Vec<SiloId> {
         match self.links.get(&silo) {
-            Some(Link::Local { handle, session }) => {
-                handle.deliver(self.node, *session, message);
+            Some(Link::Local { session }) => {
+                match message {
+                    ToSilo::Rare(_, _, Request::Read { .. }) => session.ask(self.node, message),
+                    message => session.deliver(self.node, message),
+                }
                 Vec::new()
             }
             Some(Link::Remote { node }) => {
@@ -155,11 +158,6 @@ impl Drop for Connections {
     fn drop(&mut self) {
         for task in &self.tasks {
             task.abort();
-        }
-        for link in self.links.values() {
-            if let Link::Local { handle, session } = link {
-                handle.close(*session);
-            }
         }
     }
 }

@@ -415,6 +415,14 @@ impl ToSilo {
         }
     }
 
+    /// Bytes of blocks that it carries.
+    pub fn weight(&self) -> usize {
+        match self {
+            ToSilo::Append(append) => append.record.payload.len(),
+            ToSilo::Rare(..) => 0,
+        }
+    }
+
     pub fn encode(self) -> Frame {
         match self {
             ToSilo::Append(append) => append.encode(),

@@ -1,72 +1,40 @@
 //! One silo at work: a thread that appends and answers, one that syncs, one that checkpoints, and readers.
 //!
 //! The append thread takes everything that waits and writes it with one system call; the sync thread runs one fsync
-//! for everyone who waits for durability by then, while appends go on, and tells them itself: a wake-up of another thread
-//! costs more than the telling. Both use the worker, one at a time; neither holds it while the disk syncs.
+//! for everyone who waits for durability by then, while appends go on, and tells them itself; the thread of a connection
+//! appends what it received if the silo is idle: a wake-up of another thread costs more than all that is done there.
+//! They use the worker, one at a time; none holds it while the disk syncs.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::clock::{Moment, wall_seconds};
-use crate::base::id::{NodeId, Seq, SiloId, SlotKey, VolumeId};
+use crate::base::id::{NodeId, SiloId, VolumeId};
 use crate::cluster::replication::acceptor::Session;
-use crate::cluster::replication::keeper::{self, Keeper, Outcome};
-use crate::cluster::replication::message::{Answer, FromSilo, Request, ToSilo};
+use crate::cluster::replication::keeper::Keeper;
+use crate::cluster::replication::message::ToSilo;
 use crate::cluster::replication::scrubber::{ScrubReport, Scrubber};
+use crate::cluster::replication::worker::{Chore, Input, Sink, Threads, Waiting, Worker};
 use crate::store::error::StoreError;
 use crate::store::silo::Silo;
 
 /// Messages taken together at the most, so that an acknowledgement is never far away.
 const BATCH_MESSAGES_MAX: usize = 256;
-/// How often free space is looked at.
-const SPACE_CHECK_EVERY: Duration = Duration::from_millis(200);
-/// How old what silos report of one another may be on the disk, while there is I/O: it tells, after a power loss, which
-/// of them lost something (rule 14).
-const PEERS_SAVE_EVERY: Duration = Duration::from_secs(2);
-
-/// How long space that a trim or an overwrite lets go may stay taken on a silo with room, and on one that is short of it.
-const FREE_EVERY: Duration = Duration::from_secs(5);
-const FREE_EVERY_SHORT: Duration = Duration::from_millis(500);
+/// More than this is written by the silo's own thread, while the connection's receives what follows.
+const PROCESSED_BYTES_MAX: usize = 64 << 10;
 /// The longest that cleaning rests while there is something to clean.
 const CLEANING_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// What the background thread is asked for; the greater includes the lesser.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Chore {
-    /// See what is due, and clean.
-    Look,
-    /// Make a checkpoint first.
-    Checkpoint,
-}
-
-/// Where a session's answers go.
-pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
-
-#[expect(clippy::large_enum_variant, reason = "nearly all inputs are messages: a box each would cost more")]
-enum Input {
-    Opened(Session, Sink),
-    Closed(Session),
-    Message(NodeId, Session, ToSilo),
-    /// The scrub found these blocks damaged.
-    Damaged(Vec<(SlotKey, u64)>),
-    /// A scrub is asked for.
-    Scrub,
-    Confirmed,
-    Retire(String),
-    Forget(VolumeId),
-    Inspect(Box<dyn FnOnce(&Keeper) + Send>),
-    Stop,
-}
 
 /// A running silo. Cheap to clone; the last one to be dropped does not stop it, [`SiloService::stop`] does.
 #[derive(Clone)]
 pub struct SiloHandle {
     id: SiloId,
     silo: Arc<Silo>,
+    worker: Arc<Mutex<Worker>>,
     inbox: Sender<Input>,
     next_session: Arc<AtomicU64>,
     /// When the sync that runs now began, 0 if none does.
@@ -94,29 +62,19 @@ impl SiloService {
         let (chores, chore_requests) = channel();
         let (scrubs, scrub_requests) = channel();
         let scrubber = Scrubber::new(silo.clone(), wall_seconds());
+        let mut keeper = Keeper::new(silo.clone(), boot, Moment::now());
+        keeper.set_node(node);
+        let worker = Arc::new(Mutex::new(Worker::new(keeper, Threads { syncs, chores, scrubs }, runtime)));
         let handle = SiloHandle {
             id: silo.id(),
             silo: silo.clone(),
+            worker: worker.clone(),
             inbox,
             next_session: Arc::default(),
             sync_began: Arc::default(),
             scrub: scrubber.report(),
         };
-        let mut keeper = Keeper::new(silo.clone(), boot, Moment::now());
-        keeper.set_node(node);
-        let worker = Worker {
-            keeper,
-            sinks: HashMap::new(),
-            runtime,
-            threads: Some(Threads { syncs, chores, scrubs }),
-            writers: HashMap::new(),
-            syncing: false,
-            checked_at: Moment::default(),
-            peers_saved_at: Moment::default(),
-            merged_at: Moment::default(),
-        };
         let name = silo.id().short();
-        let worker = Arc::new(Mutex::new(worker));
         let (syncing, sync_silo, sync_began) = (worker.clone(), silo.clone(), handle.sync_began.clone());
         let finds = handle.inbox.clone();
         let chore_silo = silo;
@@ -162,20 +120,12 @@ impl SiloHandle {
         &self.silo
     }
 
-    /// Opens a session for a connection; its answers go to the sink, from the silo's threads.
-    pub fn open(&self, sink: Sink) -> Session {
-        let session = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
-        self.send(Input::Opened(session, sink));
-        session
-    }
-
-    pub fn close(&self, session: Session) {
-        self.send(Input::Closed(session));
-    }
-
-    /// Delivers a message of a writer on `from`.
-    pub fn deliver(&self, from: NodeId, session: Session, message: ToSilo) {
-        self.send(Input::Message(from, session, message));
+    /// Opens a session for a connection; its answers go to the sink, from whichever thread has them.
+    pub fn open(&self, sink: Sink) -> SiloSession {
+        let number = self.next_session.fetch_add(1, Ordering::Relaxed) + 1;
+        let waiting = Waiting::new(AtomicUsize::new(1));
+        self.send(Input::Opened(number, sink, waiting.clone()));
+        SiloSession { handle: self.clone(), number, waiting }
     }
 
     /// The cluster state knows the present incarnation.
@@ -225,6 +175,63 @@ impl SiloHandle {
     }
 }
 
+/// A connection's end of its session with a silo. Dropping it closes the session.
+///
+/// Messages keep their order as long as one task at a time sends them.
+pub struct SiloSession {
+    handle: SiloHandle,
+    number: Session,
+    waiting: Waiting,
+}
+
+impl SiloSession {
+    /// Hands a message of a writer on `from` to the silo's own thread. Never waits.
+    pub fn deliver(&self, from: NodeId, message: ToSilo) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.handle.send(Input::Message(from, self.number, message));
+    }
+
+    /// Carries out messages on this thread, which saves waking the silo's; it may wait for the disk. If the silo is
+    /// busy they are delivered instead, and so are long ones: while those are written this thread receives the next.
+    pub fn process(&self, from: NodeId, messages: &mut Vec<ToSilo>) {
+        let bytes: usize = messages.iter().map(ToSilo::weight).sum();
+        if bytes <= PROCESSED_BYTES_MAX
+            && let Some(mut worker) = self.idle()
+        {
+            let mut batch = messages.drain(..).map(|message| (from, self.number, message)).collect();
+            return worker.process(&mut batch);
+        }
+        messages.drain(..).for_each(|message| self.deliver(from, message));
+    }
+
+    /// Has a read judged on this thread; what it reads is read on another. Never waits for the disk.
+    pub fn ask(&self, from: NodeId, message: ToSilo) {
+        match self.idle() {
+            Some(mut worker) => worker.judge(from, self.number, message),
+            None => self.deliver(from, message),
+        }
+    }
+
+    /// The worker, if nobody has it and nothing of this session waits for it.
+    fn idle(&self) -> Option<MutexGuard<'_, Worker>> {
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let worker = match self.handle.worker.try_lock() {
+            Ok(worker) => worker,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (!worker.has_stopped()).then_some(worker)
+    }
+}
+
+impl Drop for SiloSession {
+    fn drop(&mut self) {
+        self.handle.send(Input::Closed(self.number));
+    }
+}
+
 /// The silos open on this node.
 #[derive(Clone, Default)]
 pub struct Silos {
@@ -245,170 +252,6 @@ impl Silos {
     }
 }
 
-struct Worker {
-    keeper: Keeper,
-    sinks: HashMap<Session, Sink>,
-    runtime: tokio::runtime::Handle,
-    /// None once the silo stops.
-    threads: Option<Threads>,
-    /// The session that a volume's writer was last heard on.
-    writers: HashMap<VolumeId, Session>,
-    syncing: bool,
-    checked_at: Moment,
-    peers_saved_at: Moment,
-    /// When a checkpoint was last asked for, for whatever reason.
-    merged_at: Moment,
-}
-
-/// The ways to the other threads, which end when these are dropped.
-struct Threads {
-    syncs: Sender<()>,
-    chores: Sender<Chore>,
-    scrubs: Sender<()>,
-}
-
-impl Worker {
-    fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
-        if messages.is_empty() {
-            return;
-        }
-        let now = Moment::now();
-        let check = now.since(self.checked_at) >= SPACE_CHECK_EVERY;
-        if check {
-            self.checked_at = now;
-            let takes_writes = self.keeper.takes_writes();
-            let outcome = self.keeper.set_takes_writes(takes_writes);
-            self.dispatch(outcome);
-        }
-        for (_, session, message) in messages.iter() {
-            if let ToSilo::Rare(_, volume, Request::Promote { .. } | Request::Heartbeat { .. }) = message {
-                self.writers.insert(*volume, *session);
-            }
-        }
-        let outcome = self.keeper.process(now, messages.drain(..));
-        self.dispatch(outcome);
-        if let Some(chore) = self.chore(now, check) {
-            self.ask_for(chore);
-        }
-    }
-
-    fn ask_for(&self, chore: Chore) {
-        if let Some(threads) = &self.threads {
-            // The thread for chores lives until its sender is dropped.
-            let _ = threads.chores.send(chore);
-        }
-    }
-
-    /// What the background should see to.
-    fn chore(&mut self, now: Moment, check: bool) -> Option<Chore> {
-        let silo = self.keeper.silo();
-        let since = now.since(self.merged_at);
-        let frees = silo.may_free() && since >= if silo.is_short() { FREE_EVERY_SHORT } else { FREE_EVERY };
-        if frees || silo.checkpoint_due() {
-            self.merged_at = now;
-            return Some(Chore::Checkpoint);
-        }
-        let save_peers = now.since(self.peers_saved_at) >= PEERS_SAVE_EVERY && silo.has_unsaved_peers();
-        if save_peers {
-            self.peers_saved_at = now;
-        }
-        (save_peers || check && (silo.tidy_due() || silo.urgency() > 0.0)).then_some(Chore::Look)
-    }
-
-    fn other(&mut self, input: Input) -> bool {
-        match input {
-            Input::Opened(session, sink) => {
-                self.sinks.insert(session, sink);
-            }
-            Input::Closed(session) => {
-                self.sinks.remove(&session);
-                self.writers.retain(|_, writer| *writer != session);
-            }
-            Input::Damaged(blocks) => self.tell_damage(&blocks),
-            Input::Scrub => {
-                if let Some(threads) = &self.threads {
-                    // The scrub's thread lives as long as this one.
-                    let _ = threads.scrubs.send(());
-                }
-            }
-            Input::Confirmed => {
-                if let Err(error) = self.keeper.confirmed() {
-                    tracing::error!("cannot remember that the silo's incarnation is confirmed: {error}");
-                }
-            }
-            Input::Retire(why) => self.keeper.retire(why),
-            Input::Forget(volume) => {
-                let outcome = self.keeper.forget(volume);
-                self.dispatch(outcome);
-                // What it held returns to the disk at once.
-                self.ask_for(Chore::Checkpoint);
-            }
-            Input::Inspect(ask) => ask(&self.keeper),
-            Input::Message(..) => {}
-            Input::Stop => {
-                self.threads = None;
-                return false;
-            }
-        }
-        true
-    }
-
-    fn dispatch(&mut self, outcome: Outcome) {
-        let replies = outcome.replies;
-        for (index, (session, reply)) in replies.iter().enumerate() {
-            // Of acknowledgements of one slot that follow one another, the last says it all.
-            let superseded = match (reply, replies.get(index + 1)) {
-                (FromSilo::Ack(ack), Some((next, FromSilo::Ack(later)))) => next == session && later.key == ack.key,
-                _ => false,
-            };
-            if let (false, Some(sink)) = (superseded, self.sinks.get(session)) {
-                sink(reply.clone());
-            }
-        }
-        for (session, volume, request) in outcome.serves {
-            if let Some(sink) = self.sinks.get(&session) {
-                self.serve(sink.clone(), volume, request);
-            }
-        }
-        if outcome.sync
-            && !self.syncing
-            && let Some(threads) = &self.threads
-        {
-            // The sync thread lives until its sender is dropped.
-            self.syncing = threads.syncs.send(()).is_ok();
-        }
-    }
-
-    /// What the next sync is for; none if nobody waits, and then the sync thread rests.
-    fn next_sync(&mut self) -> Option<Vec<(SlotKey, Seq)>> {
-        let marks = self.keeper.begin_sync();
-        self.syncing = !marks.is_empty();
-        self.syncing.then_some(marks)
-    }
-
-    fn synced(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) {
-        let outcome = self.keeper.end_sync(marks, result);
-        self.dispatch(outcome);
-    }
-
-    /// Tells the writers of damaged blocks; who has none attached is told by the scrub again, later.
-    fn tell_damage(&self, blocks: &[(SlotKey, u64)]) {
-        let silo = self.keeper.silo();
-        for (key, block) in blocks {
-            let sink = self.writers.get(&key.volume).and_then(|session| self.sinks.get(session));
-            if let (Some(sink), Some(state)) = (sink, silo.slot(*key)) {
-                let answer = Answer::Damaged { slot: key.slot, epoch: state.adopted, block: *block };
-                sink(FromSilo::Rare(silo.id(), key.volume, answer));
-            }
-        }
-    }
-
-    fn serve(&self, sink: Sink, volume: VolumeId, request: Request) {
-        let silo = self.keeper.silo().clone();
-        self.runtime.spawn_blocking(move || sink(keeper::serve(&silo, volume, &request)));
-    }
-}
-
 /// The worker, for one of its threads. A panic in another has stopped the process, or it only left its own work undone.
 fn take(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
     worker.lock().unwrap_or_else(PoisonError::into_inner)
@@ -425,7 +268,7 @@ fn run_appends(worker: &Mutex<Worker>, inbox: &Receiver<Input>) {
                 Input::Message(from, session, message) => messages.push((from, session, message)),
                 other => {
                     let mut worker = take(worker);
-                    worker.process(&mut messages);
+                    worker.take_in(&mut messages);
                     if !worker.other(other) {
                         return;
                     }
@@ -433,7 +276,7 @@ fn run_appends(worker: &Mutex<Worker>, inbox: &Receiver<Input>) {
             }
             next = if messages.len() < BATCH_MESSAGES_MAX { inbox.try_recv().ok() } else { None };
         }
-        take(worker).process(&mut messages);
+        take(worker).take_in(&mut messages);
     }
 }
 
@@ -478,6 +321,7 @@ fn run_chores(silo: &Silo, requests: &Receiver<Chore>) {
 }
 
 fn do_chores(silo: &Silo, chore: Chore) -> Result<(), StoreError> {
+    silo.zero_ahead()?;
     silo.save_peers()?;
     if chore == Chore::Checkpoint || silo.checkpoint_due() {
         silo.checkpoint()
@@ -517,5 +361,68 @@ fn run_scrub(mut scrubber: Scrubber, requests: &Receiver<()>, inbox: &Sender<Inp
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{ConfigNumber, Epoch, Incarnation, SlotIndex};
+    use crate::cluster::replication::message::{Answer, FromSilo, Request};
+    use crate::store::faulty::FaultyDisk;
+    use crate::store::silo::SiloOptions;
+
+    const VOLUME: VolumeId = VolumeId([9; 16]);
+    const WRITER: NodeId = NodeId([2; 32]);
+
+    fn promote(epoch: u64) -> ToSilo {
+        let slots = vec![(SlotIndex(0), ConfigNumber(1))];
+        let (epoch, holder) = (Epoch(epoch), WRITER);
+        ToSilo::Rare(
+            SiloId([1; 16]),
+            VOLUME,
+            Request::Promote { epoch, holder, own_dead: true, lease_ms: 0, sent: 0, slots },
+        )
+    }
+
+    fn promised(answer: FromSilo) -> u64 {
+        match answer {
+            FromSilo::Rare(_, _, Answer::Promised(promised)) => promised.epoch.0,
+            other => panic!("{other:?} instead of a promise"),
+        }
+    }
+
+    #[test]
+    fn what_a_connection_does_itself_keeps_its_place_and_never_waits_for_the_worker() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let disk = Arc::new(FaultyDisk::new(1));
+        Silo::format(disk.clone(), SiloId([1; 16])).unwrap();
+        let silo = Silo::open(disk, SiloOptions::new(1 << 30, Incarnation(1), [7; 16])).unwrap();
+        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
+        let handle = service.handle().clone();
+        let (answers, answered) = channel();
+        let session = handle.open(Arc::new(move |answer| answers.send(answer).unwrap()));
+
+        let busy = take(&handle.worker);
+        session.process(WRITER, &mut vec![promote(1), promote(2)]);
+        session.ask(WRITER, promote(3));
+        assert!(session.waiting.load(Ordering::Relaxed) >= 3, "all of it waits for the worker");
+        assert!(answered.try_recv().is_err());
+        drop(busy);
+        session.process(WRITER, &mut vec![promote(4)]);
+        for epoch in 1..=4 {
+            assert_eq!(promised(answered.recv().unwrap()), epoch);
+        }
+        // The count falls before the messages are carried out, and the answers come after.
+        while session.idle().is_none() {
+            std::thread::yield_now();
+        }
+        session.process(WRITER, &mut vec![promote(5)]);
+        assert_eq!(promised(answered.try_recv().unwrap()), 5, "an idle silo answers on this thread");
+
+        service.stop().unwrap();
+        session.process(WRITER, &mut vec![promote(6)]);
+        session.ask(WRITER, promote(7));
+        assert!(answered.recv().is_err(), "a silo that has stopped says nothing and lets its connections go");
     }
 }

@@ -4,52 +4,74 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use crate::base::id::SiloId;
+use bytes::Bytes;
+
+use crate::base::id::{NodeId, SiloId};
 use crate::cluster::replication::keeper;
 use crate::cluster::replication::message::{FromSilo, ToSilo};
-use crate::cluster::replication::service::{SiloHandle, Silos};
+use crate::cluster::replication::service::{SiloHandle, SiloSession, Silos};
 use crate::transport::network::{Channel, FrameSender};
 
-/// Serves one connection until it breaks or says something that is no message.
+/// Frames taken together at the most.
+const FRAMES_MAX: usize = 256;
+
+/// What a connection has to do with one silo.
+struct Open {
+    session: SiloSession,
+    /// What has arrived for it and is not handed over yet.
+    messages: Vec<ToSilo>,
+}
+
+/// Serves one connection until it breaks or says something that is no message. Small writes are carried out right here:
+/// the connection has a thread of its own, which may wait for the disk.
 pub async fn serve(mut channel: Channel, silos: Silos) {
-    let mut sessions: HashMap<SiloId, (SiloHandle, u64)> = HashMap::new();
-    while let Some(bytes) = channel.receiver.recv().await {
-        let message = match ToSilo::decode(bytes) {
-            Ok(message) => message,
-            Err(error) => {
-                tracing::warn!("node {} sent something that is no message: {error}", channel.peer.short());
+    let mut sessions: HashMap<SiloId, Open> = HashMap::new();
+    let mut frames = Vec::new();
+    let mut standing = true;
+    while standing && channel.receiver.recv_many(&mut frames, FRAMES_MAX).await > 0 {
+        for bytes in frames.drain(..) {
+            let Some(message) = decode(channel.peer, bytes) else {
+                standing = false;
                 break;
-            }
-        };
-        let damaged = matches!(&message, ToSilo::Append(append) if append.record.verify().is_err());
-        if damaged {
-            tracing::warn!("node {} sent a record that does not match its checksum", channel.peer.short());
-            break;
-        }
-        let silo = message.silo();
-        let (handle, session) = match sessions.entry(silo) {
-            Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(vacant) => {
-                let Some(handle) = silos.get(silo) else {
-                    if channel.sender.send(keeper::unknown(silo, &message).encode()).is_err() {
-                        break;
+            };
+            let silo = message.silo();
+            let open = match sessions.entry(silo) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(vacant) => match silos.get(silo) {
+                    Some(handle) => vacant.insert(open(&handle, channel.sender.clone())),
+                    None => {
+                        standing = channel.sender.send(keeper::unknown(silo, &message).encode()).is_ok();
+                        continue;
                     }
-                    continue;
-                };
-                vacant.insert(open(handle, channel.sender.clone()))
-            }
-        };
-        handle.deliver(channel.peer, *session, message);
-    }
-    for (handle, session) in sessions.values() {
-        handle.close(*session);
+                },
+            };
+            open.messages.push(message);
+        }
+        for open in sessions.values_mut().filter(|open| !open.messages.is_empty()) {
+            open.session.process(channel.peer, &mut open.messages);
+        }
     }
 }
 
-fn open(handle: SiloHandle, sender: FrameSender) -> (SiloHandle, u64) {
+/// A message that is whole; none ends the connection.
+fn decode(peer: NodeId, bytes: Bytes) -> Option<ToSilo> {
+    match ToSilo::decode(bytes) {
+        Ok(ToSilo::Append(append)) if append.record.verify().is_err() => {
+            tracing::warn!("node {} sent a record that does not match its checksum", peer.short());
+            None
+        }
+        Ok(message) => Some(message),
+        Err(error) => {
+            tracing::warn!("node {} sent something that is no message: {error}", peer.short());
+            None
+        }
+    }
+}
+
+fn open(handle: &SiloHandle, sender: FrameSender) -> Open {
     let session = handle.open(Arc::new(move |answer: FromSilo| {
         // A writer that does not take its answers is gone, or will be cut off: it asks again when it is back.
         let _ = sender.send(answer.encode());
     }));
-    (handle, session)
+    Open { session, messages: Vec::new() }
 }

@@ -380,6 +380,12 @@ impl DiskFile for FaultyFile {
         Ok(())
     }
 
+    fn write_zeroes(&self, offset: u64, len: u32) -> io::Result<bool> {
+        self.write_vectored_at(&mut [IoSlice::new(&vec![0; len as usize])], offset)?;
+        self.sync_data()?;
+        Ok(true)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut guard = self.disk.alive(self.life)?;
         let state = &mut *guard;

@@ -42,7 +42,14 @@ fn script(disk: &FaultyDisk, reached: &mut Reached) -> Result<()> {
     silo.commit(&[commit(SlotState { adopted: Epoch(1), ..SlotState::default() }, Change::Keep)])?;
     append(&silo, reached, ops(&mut chooser, 1, 1..20))?;
     sync(&silo, reached)?;
-    append(&silo, reached, ops(&mut chooser, 1, 20..40))?;
+    let mut zeroes = 0;
+    for op in ops(&mut chooser, 1, 20..40) {
+        append(&silo, reached, vec![op])?;
+        sync(&silo, reached)?;
+        zeroes += u32::from(silo.zeroes_due());
+        silo.zero_ahead()?;
+    }
+    assert!(zeroes > 0, "small syncs one after the other are a rhythm");
     silo.set_committed(KEY, Seq(15))?;
     silo.checkpoint()?;
     reached.synced = reached.history.len();
