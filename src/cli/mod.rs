@@ -67,6 +67,9 @@ pub enum Command {
     Man(man::ManArgs),
 }
 
+/// More would not make the control plane faster.
+const THREADS_MAX: usize = 8;
+
 /// Parses the arguments, runs the verb, shows what went wrong, and says with which code to exit.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
@@ -75,7 +78,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage::report(&error, &args),
     };
     let context = Context::new(cli.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Few threads: an idle node mostly wakes up for timers, and each thread more is woken to see that there is nothing
+    // left to do. What moves blocks has threads of its own.
+    let threads =
+        std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).clamp(1, THREADS_MAX));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return finish(&context.terminal, Err(Fault::failed(format!("cannot start: {error}")).into())),
     };

@@ -1,10 +1,12 @@
 //! The task that owns an attached volume's writer: requests and messages in, answers and frames out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::base::clock::Moment;
 use crate::base::id::{Epoch, Incarnation, NodeId, SiloId};
@@ -16,8 +18,9 @@ use crate::cluster::replication::writer::{Output, Phase, Request, RequestError, 
 use crate::cluster::state::ClusterState;
 use crate::transport::network::Network;
 
-/// How often the writer is told the time when nothing happens.
+/// How often the writer is told the time, and how often while it is at rest.
 const TICK: Duration = Duration::from_millis(25);
+const TICK_AT_REST: Duration = Duration::from_millis(125);
 /// Inputs taken together at the most, so that frames that follow one another leave together.
 const BATCH_MAX: usize = 256;
 /// How long a release may take before the driver ends anyway: the silos' lease runs out by itself.
@@ -156,8 +159,7 @@ impl Driver {
             self.writer.connected(now, silo);
         }
         self.carry_out(now);
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = pin!(sleep(TICK));
         let (mut some_inputs, mut some_messages) = (Vec::new(), Vec::new());
         loop {
             tokio::select! {
@@ -168,7 +170,7 @@ impl Driver {
                         return;
                     }
                 }
-                _ = tick.tick() => self.writer.tick(Moment::now()),
+                () = &mut tick => {}
             }
             let now = Moment::now();
             for message in some_messages.drain(..) {
@@ -176,6 +178,14 @@ impl Driver {
             }
             for input in some_inputs.drain(..) {
                 self.input(now, input);
+            }
+            // Messages that never end must not keep time from passing.
+            let (instant, at_rest) = (Instant::now(), self.writer.is_at_rest());
+            if instant >= tick.deadline() {
+                self.writer.tick(now);
+                tick.as_mut().reset(instant + if at_rest { TICK_AT_REST } else { TICK });
+            } else if !at_rest && tick.deadline() > instant + TICK {
+                tick.as_mut().reset(instant + TICK);
             }
             self.carry_out(now);
             if self.ended(now) {

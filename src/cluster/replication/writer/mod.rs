@@ -363,6 +363,14 @@ impl Writer {
         self.unpark(now);
     }
 
+    /// Whether nothing is under way that time could change, but for the next heartbeat.
+    pub fn is_at_rest(&self) -> bool {
+        let idle = self.pending.is_empty() && self.parked.is_empty() && self.reads.is_empty();
+        let done = self.flushes.is_empty() && self.repairs.is_empty() && !self.releasing;
+        let whole = self.slots.iter().all(|slot| slot.peers.iter().all(slots::Peer::is_live));
+        self.phase == Phase::Serving && idle && done && whole
+    }
+
     /// This volume's share of the bytes of writes that the node may remember, at most [`RETAINED_BYTES_MAX`]. What is
     /// remembered above a share that shrank is released as ever, once a majority has it durably.
     pub fn set_retained_bytes_max(&mut self, bytes: usize) {
