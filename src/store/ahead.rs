@@ -9,7 +9,7 @@
 //! kernel would read the page from the disk first. And no append goes where zeroes are being written at that moment.
 
 use std::ops::Range;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::base::record::Record;
 use crate::store::disk::DiskFile;
@@ -76,6 +76,17 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Whether these records would meet zeroes that are being written.
+    pub(super) fn meets_zeroes(&self, records: &[Record]) -> bool {
+        let (Some(busy), Some(current)) = (&self.ahead.busy, &self.current) else { return false };
+        let bytes = records.iter().fold(0_u32, |sum, record| sum.saturating_add(entry_bytes(record.len())));
+        // An end mark and the rest of a page may follow the records.
+        let reach = bytes.saturating_add(2 * PAGE_BYTES);
+        current.offset.saturating_add(reach) > busy.start
+    }
+}
+
 impl Log {
     /// Whether zeroes should be written.
     pub(crate) fn zeroes_due(&self) -> bool {
@@ -94,7 +105,7 @@ impl Log {
         let mut writer = self.writer();
         let ahead = &mut writer.ahead;
         ahead.busy = None;
-        self.zeroes_written.notify_all();
+        self.settled.notify_all();
         match written {
             Ok(true) if ahead.segment == segment && ahead.zeroed.end == range.start => ahead.zeroed.end = range.end,
             Ok(true) => (ahead.segment, ahead.zeroed) = (segment, range),
@@ -103,25 +114,6 @@ impl Log {
             Err(error) => return Err(LogError::Failed(Operation::Write, error)),
         }
         Ok(())
-    }
-
-    /// Waits until these records do not meet zeroes that are being written.
-    pub(super) fn keep_off_zeroes<'w>(
-        &self,
-        mut writer: MutexGuard<'w, Writer>,
-        records: &[Record],
-    ) -> MutexGuard<'w, Writer> {
-        let bytes = records.iter().fold(0_u32, |sum, record| sum.saturating_add(entry_bytes(record.len())));
-        // An end mark and the rest of a page may follow the records.
-        let reach = bytes.saturating_add(2 * PAGE_BYTES);
-        let meets = |writer: &mut Writer| match (&writer.ahead.busy, &writer.current) {
-            (Some(busy), Some(current)) => current.offset.saturating_add(reach) > busy.start,
-            _ => false,
-        };
-        while meets(&mut writer) {
-            writer = self.zeroes_written.wait(writer).unwrap_or_else(PoisonError::into_inner);
-        }
-        writer
     }
 }
 

@@ -43,8 +43,8 @@ pub(crate) struct Log {
     incarnation: Incarnation,
     segment_bytes: u32,
     writer: Mutex<Writer>,
-    /// Zeroes ahead of the end have been written.
-    pub(super) zeroes_written: Condvar,
+    /// Zeroes ahead of the end have been written, or a segment was made.
+    pub(super) settled: Condvar,
     /// One sync at a time; a second one finds its work done.
     syncing: Mutex<()>,
     durable: AtomicU64,
@@ -62,6 +62,8 @@ pub(super) struct Writer {
     left: Vec<Arc<dyn DiskFile>>,
     /// Segments made ahead, durable and empty, in the order of their use.
     spares: VecDeque<(u32, Arc<dyn DiskFile>)>,
+    /// One more is being made.
+    is_making: bool,
     next_number: u32,
     /// The number of the first segment of this life, until it is made: the log's end may have been named by it.
     first_number: Option<u32>,
@@ -121,10 +123,11 @@ impl Log {
                 ahead: Ahead::default(),
                 left: Vec::new(),
                 spares: VecDeque::new(),
+                is_making: false,
                 next_number,
                 first_number,
             }),
-            zeroes_written: Condvar::new(),
+            settled: Condvar::new(),
             syncing: Mutex::new(()),
             durable: AtomicU64::new(durable.0),
             allocated_bytes: AtomicU64::new(allocated),
@@ -179,7 +182,7 @@ impl Log {
         limit_bytes: u64,
         caching: Caching,
     ) -> Result<Vec<Position>, LogError> {
-        let mut writer = self.keep_off_zeroes(self.writer(), records);
+        let mut writer = self.ready_for(records)?;
         for _ in writer.spares.len()..self.rolls(&writer, records)? {
             self.make_spare(&mut writer, limit_bytes)?;
         }
@@ -202,6 +205,18 @@ impl Log {
             rest = later;
         }
         Ok(places)
+    }
+
+    /// The writer, once nothing that is done beside is in the way of these records.
+    fn ready_for(&self, records: &[Record]) -> Result<MutexGuard<'_, Writer>, LogError> {
+        let mut writer = self.writer();
+        loop {
+            let awaited = writer.is_making && self.rolls(&writer, records)? > writer.spares.len();
+            if !awaited && !writer.meets_zeroes(records) {
+                return Ok(writer);
+            }
+            writer = self.settled.wait(writer).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Makes everything appended before the call durable; returns up to where that is.
@@ -231,20 +246,35 @@ impl Log {
     /// Makes the next segment ahead of its use once this one is half full, so that no append waits for it. A full
     /// disk is no failure here: the append that needs the segment will be refused.
     pub(crate) fn prepare(&self, limit_bytes: u64) -> Result<(), LogError> {
+        let (number, continues) = {
+            let mut writer = self.writer();
+            let half_full = writer.current.as_ref().is_some_and(|current| current.offset > current.bytes / 2);
+            if !half_full || !writer.spares.is_empty() || writer.is_making {
+                return Ok(());
+            }
+            writer.is_making = true;
+            let (number, continues) = writer.next_spare();
+            // Cleaning draws numbers too.
+            writer.next_number = writer.next_number.max(number + 1);
+            (number, continues)
+        };
+        // Appends go on meanwhile; one that needs the segment waits for it.
+        let made = self.make_segment(number, continues, limit_bytes);
         let mut writer = self.writer();
-        let half_full = writer.current.as_ref().is_some_and(|current| current.offset > current.bytes / 2);
-        if !half_full || !writer.spares.is_empty() {
-            return Ok(());
+        writer.is_making = false;
+        self.settled.notify_all();
+        match made {
+            Ok(file) => writer.add_spare(number, file),
+            Err(LogError::NoSpace) if writer.next_number == number + 1 => writer.next_number = number,
+            Err(LogError::NoSpace) => {}
+            Err(error) => return Err(error),
         }
-        match self.make_spare(&mut writer, limit_bytes) {
-            Err(LogError::NoSpace) => Ok(()),
-            other => other,
-        }
+        Ok(())
     }
 
     /// Makes one more segment ahead.
     pub(crate) fn prepare_next(&self, limit_bytes: u64) -> Result<(), LogError> {
-        self.make_spare(&mut self.writer(), limit_bytes)
+        self.make_spare(&mut self.settled(self.writer()), limit_bytes)
     }
 
     /// Fills `buffer` from a segment.
@@ -349,15 +379,18 @@ impl Log {
 
     /// Makes a segment that continues the last one.
     fn make_spare(&self, writer: &mut Writer, limit_bytes: u64) -> Result<(), LogError> {
-        let number = writer.first_number.unwrap_or(writer.next_number);
-        let last = writer.spares.back().map(|(number, _)| *number);
-        let continues = last.or(writer.current.as_ref().map(|current| current.number)).unwrap_or(0);
+        let (number, continues) = writer.next_spare();
         let file = self.make_segment(number, continues, limit_bytes)?;
-        if writer.first_number.take().is_none() {
-            writer.next_number += 1;
-        }
-        writer.spares.push_back((number, file));
+        writer.add_spare(number, file);
         Ok(())
+    }
+
+    /// Waits until no segment is being made beside.
+    fn settled<'w>(&self, mut writer: MutexGuard<'w, Writer>) -> MutexGuard<'w, Writer> {
+        while writer.is_making {
+            writer = self.settled.wait(writer).unwrap_or_else(PoisonError::into_inner);
+        }
+        writer
     }
 
     /// A number for a segment that is not of the chain.
@@ -446,6 +479,20 @@ fn room_after(bytes: u32, offset: u32) -> u32 {
 }
 
 impl Writer {
+    /// The number of the next segment of the chain, and of the one before it.
+    fn next_spare(&self) -> (u32, u32) {
+        let number = self.first_number.unwrap_or(self.next_number);
+        let last = self.spares.back().map(|(number, _)| *number);
+        (number, last.or(self.current.as_ref().map(|current| current.number)).unwrap_or(0))
+    }
+
+    fn add_spare(&mut self, number: u32, file: Arc<dyn DiskFile>) {
+        if self.first_number.take().is_none() {
+            self.next_number = self.next_number.max(number + 1);
+        }
+        self.spares.push_back((number, file));
+    }
+
     fn end(&self) -> Position {
         match &self.current {
             Some(current) => Position::new(current.number, current.offset),

@@ -8,6 +8,7 @@
 //! plain text: { length u32 little-endian, that many bytes } …      a length of 0 is a sign of life
 //! ```
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -26,19 +27,21 @@ use tokio::net::TcpStream;
 
 use crate::base::error::plain;
 use crate::base::id::NodeId;
-use crate::transport::network::Frame;
+use crate::transport::network::{FRAME_BYTES_MAX, Frame};
 use crate::transport::tls::{WrongNode, certified_node};
 
 /// Bytes of a frame's header.
 pub(crate) const FRAME_HEADER_BYTES: usize = 4;
 /// Bytes asked from the socket at once: some records, small enough to stay in the processor's cache.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 128 << 10;
 /// Plain text from which on a piece is encrypted where it lies instead of being gathered: one TLS record.
 const RECORD_BYTES: usize = 16 << 10;
 /// What TLS 1.3 adds to a record at the most: header, content type, tag, and slack for a key update.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 /// Plain text is received into chunks of this size, which the small frames within share.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Memory that a frame's announced length alone can claim: a record of the largest kind fits.
+const RESERVED_BYTES_MAX: usize = 256 << 10;
 
 /// One connection. Nothing happens unless it is polled.
 pub(crate) struct SecureStream {
@@ -46,8 +49,7 @@ pub(crate) struct SecureStream {
     session: Session,
     incoming: Buffer,
     outgoing: Buffer,
-    /// Decrypted bytes that are no whole frame yet, or frames not yet taken.
-    inbox: BytesMut,
+    inbox: Inbox,
     /// Small pieces gathered into one record.
     gathered: BytesMut,
     /// What is to be encrypted next, in order.
@@ -89,7 +91,7 @@ impl SecureStream {
             session,
             incoming: Buffer::default(),
             outgoing: Buffer::default(),
-            inbox: BytesMut::new(),
+            inbox: Inbox::default(),
             gathered: BytesMut::new(),
             staged: Vec::new(),
             peer_closed: false,
@@ -220,15 +222,12 @@ impl SecureStream {
 
     /// Takes the next whole frame of what was decrypted.
     pub(crate) fn take_frame(&mut self, len_max: usize) -> Result<Option<Bytes>, StreamError> {
-        let Some(len) = frame_length(&self.inbox, len_max)? else { return Ok(None) };
-        let whole = FRAME_HEADER_BYTES + len;
-        if self.inbox.len() < whole {
-            // The rest of a long frame goes to one place, where it can be split off without copying.
-            self.inbox.reserve(whole - self.inbox.len());
-            return Ok(None);
+        match self.inbox.frames.pop_front() {
+            Some(frame) if frame.len() > len_max => Err(StreamError::FrameTooLong(frame.len())),
+            Some(frame) => Ok(Some(frame)),
+            // The rest of a frame that is too long is not waited for.
+            None => frame_length(&self.inbox.bytes, len_max).map(|_| None),
         }
-        self.inbox.advance(FRAME_HEADER_BYTES);
-        Ok(Some(self.inbox.split_to(len).freeze()))
     }
 
     /// Reads from the socket once; `false` at its end.
@@ -300,7 +299,7 @@ pub(crate) fn frame_length(bytes: &[u8], len_max: usize) -> Result<Option<usize>
 fn react<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     outgoing: &mut Buffer,
-    inbox: &mut BytesMut,
+    inbox: &mut Inbox,
     staged: &mut Vec<Bytes>,
 ) -> (usize, Result<Step, StreamError>) {
     let mut discard = status.discard;
@@ -310,10 +309,7 @@ fn react<Data>(
             match traffic.next_record() {
                 Some(Ok(record)) => {
                     discard += record.discard;
-                    if inbox.capacity() - inbox.len() < record.payload.len() {
-                        inbox.reserve(CHUNK_BYTES.max(record.payload.len()));
-                    }
-                    inbox.extend_from_slice(record.payload);
+                    inbox.extend(record.payload);
                 }
                 Some(Err(error)) => break Err(StreamError::from_tls(error)),
                 None => break Ok(Step::Again),
@@ -366,6 +362,34 @@ fn queue_close_notify<Data>(status: UnbufferedStatus<'_, '_, Data>, space: &mut 
             (status.discard, traffic.queue_close_notify(space).unwrap_or(0))
         }
         _ => (status.discard, 0),
+    }
+}
+
+/// What was decrypted.
+#[derive(Default)]
+struct Inbox {
+    /// Whole frames that are not taken yet.
+    frames: VecDeque<Bytes>,
+    /// The beginning of the next one.
+    bytes: BytesMut,
+}
+
+impl Inbox {
+    fn extend(&mut self, some: &[u8]) {
+        if self.bytes.capacity() - self.bytes.len() < some.len() {
+            self.bytes.reserve(CHUNK_BYTES.max(some.len()));
+        }
+        self.bytes.extend_from_slice(some);
+        while let Ok(Some(len)) = frame_length(&self.bytes, FRAME_BYTES_MAX) {
+            let whole = FRAME_HEADER_BYTES + len;
+            if self.bytes.len() < whole {
+                // The rest of a long frame goes to one place from its first bytes on, so that it is copied only once.
+                self.bytes.reserve((whole - self.bytes.len()).min(RESERVED_BYTES_MAX));
+                return;
+            }
+            self.bytes.advance(FRAME_HEADER_BYTES);
+            self.frames.push_back(self.bytes.split_to(len).freeze());
+        }
     }
 }
 
@@ -490,6 +514,18 @@ mod tests {
         assert_eq!(frame_length(&[10, 0, 0, 0, 9], 10), Ok(Some(10)));
         assert_eq!(frame_length(&[11, 0, 0, 0], 10), Err(StreamError::FrameTooLong(11)));
         assert_eq!(frame_length(&[0xff; 4], 8 << 20), Err(StreamError::FrameTooLong(0xffff_ffff)));
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_their_bytes_arrive() {
+        let frames: Vec<Vec<u8>> = [0, 1, 5, 70_000, 131_200, 3, 400_000].map(|len| vec![len as u8 | 1; len]).into();
+        let sent: Vec<u8> =
+            frames.iter().flat_map(|frame| [&(frame.len() as u32).to_le_bytes()[..], &frame[..]].concat()).collect();
+        for step in [1, 7, 4096, 16 << 10, sent.len()] {
+            let mut inbox = Inbox::default();
+            sent.chunks(step).for_each(|some| inbox.extend(some));
+            assert!(inbox.bytes.is_empty() && inbox.frames.iter().eq(frames.iter()), "in steps of {step}");
+        }
     }
 
     proptest! {

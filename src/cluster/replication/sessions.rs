@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::id::{NodeId, SiloId};
 use crate::cluster::replication::keeper;
-use crate::cluster::replication::message::{FromSilo, ToSilo};
+use crate::cluster::replication::message::{Append, FromSilo, ToSilo};
 use crate::cluster::replication::service::{SiloHandle, SiloSession, Silos};
 use crate::transport::network::{Channel, FrameSender};
 
@@ -56,9 +56,12 @@ pub async fn serve(mut channel: Channel, silos: Silos) {
 /// A message that is whole; none ends the connection.
 fn decode(peer: NodeId, bytes: Bytes) -> Option<ToSilo> {
     match ToSilo::decode(bytes) {
-        Ok(ToSilo::Append(append)) if append.record.verify().is_err() => {
-            tracing::warn!("node {} sent a record that does not match its checksum", peer.short());
-            None
+        Ok(ToSilo::Append(append)) => {
+            let Ok(record) = append.record.verified() else {
+                tracing::warn!("node {} sent a record that does not match its checksum", peer.short());
+                return None;
+            };
+            Some(ToSilo::Append(Append { record, ..append }))
         }
         Ok(message) => Some(message),
         Err(error) => {

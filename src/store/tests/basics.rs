@@ -91,8 +91,9 @@ fn threads_append_sync_checkpoint_and_read_at_once() {
 fn what_cannot_be_stored_is_refused_whole() {
     let (_, silo) = fresh(1);
     let good = Op { stamp: stamp(1, 1), first: 0, count: 1, kind: Kind::Data };
-    let mut bad = Op { stamp: stamp(1, 2), ..good }.record();
-    bad.payload = vec![0; BLOCK_BYTES as usize].into();
+    let whole = Op { stamp: stamp(1, 2), ..good }.record();
+    let mut bytes = [&whole.head[..], &vec![0; BLOCK_BYTES as usize]].concat().into();
+    let bad = Record::decode(&mut bytes).unwrap();
     let refused = silo.append(&[good.record(), bad]);
     assert!(matches!(refused, Err(StoreError::BadRecord(RecordError::BlockChecksum(0)))));
     let unknown = SlotKey { slot: SlotIndex(9), ..KEY };
