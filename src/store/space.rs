@@ -36,6 +36,9 @@ const CREDIT_SEGMENTS: u64 = 8;
 /// The fullest segment that is cleaned, in percent, while space is ample, below the margin, and when it is critical.
 const FULLEST_PERCENT: [u64; 3] = [10, 90, 95];
 
+/// How often the room is looked at while it is ample, for each segment appended.
+const LOOKS_A_SEGMENT: u64 = 4;
+
 /// The counters of one opening.
 #[derive(Default)]
 pub(crate) struct Space {
@@ -46,6 +49,8 @@ pub(crate) struct Space {
     moved_bytes: AtomicU64,
     removed_segments: AtomicU64,
     credit_bytes: AtomicU64,
+    /// Bytes that may be appended before the room is looked at again.
+    ample_bytes: AtomicU64,
     /// Something was trimmed since the last checkpoint began.
     pub(crate) trimmed: AtomicBool,
 }
@@ -88,6 +93,9 @@ impl Space {
         let earn = |credit: u64| Some((credit + bytes * CREDIT_TIMES).min(most));
         // The closure always gives a value, so this cannot fail.
         let _ = self.credit_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+        let spend = |ample: u64| Some(ample.saturating_sub(bytes));
+        // As above.
+        let _ = self.ample_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
     }
 
     /// Takes note of a step of cleaning, which costs credit.
@@ -122,7 +130,9 @@ impl Silo {
     /// Whether new writes may be taken while `reserve_bytes` stay free for what must never be refused: sequenced
     /// writes, recovery and trims of every slot (rule 6 of the protocol).
     pub fn takes_writes(&self, reserve_bytes: u64) -> bool {
-        self.space.reserve_bytes.store(reserve_bytes, Ordering::Relaxed);
+        if self.space.reserve_bytes.swap(reserve_bytes, Ordering::Relaxed) != reserve_bytes {
+            self.space.ample_bytes.store(0, Ordering::Relaxed);
+        }
         self.fault.get().is_none() && self.has_index_room() && self.room_bytes() >= reserve_bytes + self.segment_bytes()
     }
 
@@ -148,6 +158,9 @@ impl Silo {
     /// Whoever appends makes room itself where the background cannot keep up: before a write would have to be refused
     /// while there is something to clean.
     pub(crate) fn make_room(&self) -> Result<()> {
+        if self.is_ample() {
+            return Ok(());
+        }
         let enough = |silo: &Silo| silo.room_bytes() >= silo.critical_bytes() - silo.segment_bytes();
         let mut merged = false;
         while !enough(self) {
@@ -213,7 +226,16 @@ impl Silo {
 
     /// Whether cleaning works without pause, and anything that a checkpoint lets go is welcome.
     pub fn is_short(&self) -> bool {
-        self.zone() == Zone::Critical
+        !self.is_ample() && self.zone() == Zone::Critical
+    }
+
+    /// Whether there was ample room when it was last looked at, less than a part of a segment ago: asking the disk at
+    /// each append would cost more than the append.
+    fn is_ample(&self) -> bool {
+        if self.space.ample_bytes.load(Ordering::Relaxed) == 0 && self.zone() == Zone::Ample {
+            self.space.ample_bytes.store(self.segment_bytes() / LOOKS_A_SEGMENT, Ordering::Relaxed);
+        }
+        self.space.ample_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// Whether a checkpoint would let go of space: something was trimmed, or, where every byte counts, written over.
