@@ -229,6 +229,11 @@ impl Silo {
         !self.is_ample() && self.zone() == Zone::Critical
     }
 
+    /// Whether an append does nothing but append: it makes no room, and no checkpoint that is overdue.
+    pub fn is_at_ease(&self) -> bool {
+        self.is_ample() && !self.checkpoint_overdue()
+    }
+
     /// Whether there was ample room when it was last looked at, less than a part of a segment ago: asking the disk at
     /// each append would cost more than the append.
     fn is_ample(&self) -> bool {

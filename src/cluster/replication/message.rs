@@ -415,11 +415,14 @@ impl ToSilo {
         }
     }
 
-    /// Bytes of blocks that it carries.
-    pub fn weight(&self) -> usize {
+    /// Bytes that carrying it out writes; none if it may take long, as a commit, a transfer and a repair do.
+    pub fn light_bytes(&self) -> Option<usize> {
+        use Request::{Allocation, Delta, Fetch, Heartbeat, Read, Sync};
         match self {
-            ToSilo::Append(append) => append.record.payload.len(),
-            ToSilo::Rare(..) => 0,
+            ToSilo::Append(append) => Some(append.record.payload.len()),
+            ToSilo::Rare(.., Heartbeat { .. } | Sync { .. } | Read { .. }) => Some(0),
+            ToSilo::Rare(.., Allocation { .. } | Delta { .. } | Fetch { .. }) => Some(0),
+            ToSilo::Rare(..) => None,
         }
     }
 

@@ -191,12 +191,14 @@ impl SiloSession {
         self.handle.send(Input::Message(from, self.number, message));
     }
 
-    /// Carries out messages on this thread, which saves waking the silo's; it may wait for the disk. If the silo is
-    /// busy they are delivered instead, and so are long ones: while those are written this thread receives the next.
+    /// Carries out messages on this thread, which saves waking the silo's; it may wait for the disk. They are delivered
+    /// instead if the silo is busy, or if they may take long: the connection must go on showing that it lives, and while
+    /// long records are written this thread receives the next.
     pub fn process(&self, from: NodeId, messages: &mut Vec<ToSilo>) {
-        let bytes: usize = messages.iter().map(ToSilo::weight).sum();
-        if bytes <= PROCESSED_BYTES_MAX
+        let bytes = messages.iter().map(ToSilo::light_bytes).try_fold(0, |sum, bytes| Some(sum + bytes?));
+        if bytes.is_some_and(|bytes| bytes <= PROCESSED_BYTES_MAX)
             && let Some(mut worker) = self.idle()
+            && self.handle.silo.is_at_ease()
         {
             let mut batch = messages.drain(..).map(|message| (from, self.number, message)).collect();
             return worker.process(&mut batch);
@@ -367,7 +369,7 @@ fn run_scrub(mut scrubber: Scrubber, requests: &Receiver<()>, inbox: &Sender<Inp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::{ConfigNumber, Epoch, Incarnation, SlotIndex};
+    use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex};
     use crate::cluster::replication::message::{Answer, FromSilo, Request};
     use crate::store::faulty::FaultyDisk;
     use crate::store::silo::SiloOptions;
@@ -385,10 +387,17 @@ mod tests {
         )
     }
 
-    fn promised(answer: FromSilo) -> u64 {
+    fn read(id: u64) -> ToSilo {
+        let (slot, epoch, floor) = (SlotIndex(0), Epoch(9), Seq::ZERO);
+        ToSilo::Rare(SiloId([1; 16]), VOLUME, Request::Read { id, slot, epoch, floor, first_block: 0, blocks: 1 })
+    }
+
+    /// The epoch of a promise, or the number of a read.
+    fn number(answer: FromSilo) -> u64 {
         match answer {
             FromSilo::Rare(_, _, Answer::Promised(promised)) => promised.epoch.0,
-            other => panic!("{other:?} instead of a promise"),
+            FromSilo::Rare(_, _, Answer::Read { id, .. }) => id,
+            other => panic!("{other:?} is no answer to what was asked"),
         }
     }
 
@@ -404,25 +413,25 @@ mod tests {
         let session = handle.open(Arc::new(move |answer| answers.send(answer).unwrap()));
 
         let busy = take(&handle.worker);
-        session.process(WRITER, &mut vec![promote(1), promote(2)]);
-        session.ask(WRITER, promote(3));
+        session.process(WRITER, &mut vec![read(1), promote(2)]);
+        session.ask(WRITER, read(3));
         assert!(session.waiting.load(Ordering::Relaxed) >= 3, "all of it waits for the worker");
         assert!(answered.try_recv().is_err());
         drop(busy);
         session.process(WRITER, &mut vec![promote(4)]);
         for epoch in 1..=4 {
-            assert_eq!(promised(answered.recv().unwrap()), epoch);
+            assert_eq!(number(answered.recv().unwrap()), epoch);
         }
         // The count falls before the messages are carried out, and the answers come after.
         while session.idle().is_none() {
             std::thread::yield_now();
         }
-        session.process(WRITER, &mut vec![promote(5)]);
-        assert_eq!(promised(answered.try_recv().unwrap()), 5, "an idle silo answers on this thread");
+        session.process(WRITER, &mut vec![read(5)]);
+        assert_eq!(number(answered.try_recv().unwrap()), 5, "an idle silo answers on this thread");
 
         service.stop().unwrap();
-        session.process(WRITER, &mut vec![promote(6)]);
-        session.ask(WRITER, promote(7));
+        session.process(WRITER, &mut vec![read(6)]);
+        session.ask(WRITER, read(7));
         assert!(answered.recv().is_err(), "a silo that has stopped says nothing and lets its connections go");
     }
 }
