@@ -49,6 +49,7 @@ pub enum Mutant {
     StaleTrimForgotten,
     IncompleteCleansTombstone,
     RepairFromOlder,
+    AnyVersionForTheNamed,
     BlankVotes,
     RestoredVotes,
     CheckpointCoversUnsynced,

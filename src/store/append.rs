@@ -75,8 +75,9 @@ impl Silo {
         self.log.zero_ahead().map_err(|error| self.log_failure(error))
     }
 
-    /// Stores the bytes of blocks again whose stored ones turned out bad: `record` is a write with exactly the stamp that
-    /// is indexed, read from another silo. Blocks that were written since are left alone. Returns how many were mended.
+    /// Stores the bytes of blocks again whose stored ones turned out bad: `record` is a write with exactly the stamp and the
+    /// bytes, by their checksum, that are indexed, read from another silo. Blocks that were written since are left alone.
+    /// Returns how many were mended.
     pub fn repair(&self, record: &Record) -> Result<u64> {
         self.check_fault()?;
         check(record)?;
@@ -85,8 +86,8 @@ impl Silo {
         let _gates = lock_gates([&slot])?;
         let (first, count) = (record.header.first_block(), record.header.block_count());
         let current = self.current_versions(&slot, first, count)?;
-        let older = on(Mutant::RepairFromOlder);
-        let matching = current.iter().any(|version| older || version.stamp == record.header.stamp);
+        let any = on(Mutant::RepairFromOlder) || on(Mutant::AnyVersionForTheNamed);
+        let matching = current.iter().any(|version| any || version.stamp == record.header.stamp);
         if record.header.kind != RecordKind::Write || !matching {
             return Ok(0);
         }
@@ -95,7 +96,9 @@ impl Silo {
         let Some(at) = self.write(std::slice::from_ref(&record), Caching::Keep)?.pop() else { return Ok(0) };
         let mut mended = Vec::new();
         for (held, (block, version)) in current.iter().zip(placed_versions(&record, at)) {
-            if (older || held.stamp == version.stamp) && matches!(held.place, Place::Data { .. }) {
+            let crc_of = |place| if let Place::Data { crc, .. } = place { Some(crc) } else { None };
+            let same = held.stamp == version.stamp && crc_of(held.place) == crc_of(version.place);
+            if (any || same) && crc_of(held.place).is_some() {
                 mended.push((block, Version { stamp: held.stamp, ..version }));
             }
         }

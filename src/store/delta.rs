@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::block::{BLOCK_BYTES, EXTENT_BLOCKS, FRAME_DATA_MAX};
-use crate::base::id::{Seq, SlotKey};
+use crate::base::id::{Seq, SlotKey, Stamp};
 use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::store::error::Result;
@@ -61,6 +61,26 @@ impl Silo {
             |versions| match versions[0].place {
                 Place::Data { .. } => self.record_of(key, block, versions).map(Some),
                 Place::Zero | Place::Hole => Ok(None),
+            },
+        )
+    }
+
+    /// The stamp of a block's newest version; none if the block holds no data.
+    pub fn indexed(&self, key: SlotKey, block: u64) -> Result<Option<Stamp>> {
+        let slot = self.find(key)?;
+        let current = self.current_versions(&slot, block, 1)?[0];
+        Ok(matches!(current.place, Place::Data { .. }).then_some(current.stamp))
+    }
+
+    /// The version of a block with this stamp as a transfer record, verified, whether or not it is the newest; none if it
+    /// is not here or holds no data.
+    pub fn version_of(&self, key: SlotKey, block: u64, stamp: Stamp) -> Result<Option<Record>> {
+        let slot = self.find(key)?;
+        self.read_current(
+            || self.version_with(&slot, block, stamp),
+            |version| match version {
+                Some(version) => self.record_of(key, block, std::slice::from_ref(version)).map(Some),
+                None => Ok(None),
             },
         )
     }

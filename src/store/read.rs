@@ -156,6 +156,33 @@ impl Silo {
         Ok((applied, current))
     }
 
+    /// The version of a block with this stamp, if it holds data: the newest one, or one that is kept beneath it.
+    pub(crate) fn version_with(&self, slot: &Slot, block: u64, stamp: Stamp) -> Result<Option<Version>> {
+        let end = block.checked_add(1).ok_or(StoreError::OutOfRange)?;
+        let is_it = |version: &Version| version.stamp == stamp && matches!(version.place, Place::Data { .. });
+        let mut found = None;
+        let txn = {
+            let content = slot.read();
+            // Of two places the later is the one that was mended.
+            content.overlaid_versions(block..end, |_, version| found = Some(version).filter(is_it).or(found));
+            self.index.read()
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+        let (group, index) = (block / GROUP_BLOCKS, block % GROUP_BLOCKS);
+        let gathered = txn.and_then(|txn| {
+            let table = txn.open_table(BLOCKS)?;
+            each_group(&table, slot.number, group..=group, |_, bytes| {
+                let held = unpack(bytes)?.into_iter().filter(|(at, _)| u64::from(*at) == index);
+                found = held.map(|(_, version)| version).find(is_it);
+                Ok(true)
+            })
+        });
+        self.guard_read(gathered)?;
+        Ok(found)
+    }
+
     /// Looks up where things lie and reads them; again if a segment was cleaned away in between, for then they lie
     /// elsewhere. A segment that is missing without that is damage.
     pub(crate) fn read_current<L: PartialEq, T>(

@@ -26,9 +26,11 @@ pub struct Backup {
 }
 
 impl World {
-    /// Whether every slot of a silo has a majority of others that are neither out nor decaying.
+    /// Whether every slot of a silo has a majority of others that are neither out nor decaying: of a block that decayed on
+    /// one silo only one more may have a copy.
     fn can_spare(&self, silo: usize) -> bool {
-        let is_struck = |at: usize| at == silo || self.decaying == Some(at) || self.silos[at].out.is_some();
+        let decays = |at: usize| self.decayed.values().any(|decaying| *decaying == at);
+        let is_struck = |at: usize| at == silo || decays(at) || self.silos[at].out.is_some();
         let bears = |silos: &Vec<usize>| silos.iter().filter(|at| is_struck(**at)).count() <= (silos.len() - 1) / 2;
         self.temper.shape.slots.iter().filter(|silos| silos.contains(&silo)).all(bears)
     }
@@ -93,16 +95,15 @@ impl World {
         }
     }
 
-    /// A bit of a block decays where one silo has it, always the same one, and of what a majority has on its disks, so that
-    /// there is a whole copy. Only what is behind the last checkpoint: a bad record in the log's tail cannot be told from a torn one, and is for rule 14.
+    /// A bit of a block decays where one silo has it, and of what a majority has on its disks, so that there is a whole
+    /// copy: each block on one silo only, and only where one more may be out. Only what is behind the last checkpoint: a bad
+    /// record in the log's tail cannot be told from a torn one, and is for rule 14.
     pub fn flip_bit(&mut self, silo: usize) {
-        let silo = self.decaying.unwrap_or(silo);
-        if !self.can_spare(silo) {
-            return;
-        }
-        self.decaying = Some(silo);
-        let slots: Vec<usize> =
-            (0..self.ledgers.len()).filter(|s| self.temper.shape.slots[*s].contains(&silo)).collect();
+        let shape = &self.temper.shape;
+        let out = |silos: &[usize]| silos.iter().filter(|at| self.silos[**at].out.is_some()).count();
+        let bears = |silos: &[usize]| out(silos) < (silos.len() - 1) / 2;
+        let may = |slot: &usize| shape.slots[*slot].contains(&silo) && bears(&shape.slots[*slot]);
+        let slots: Vec<usize> = (0..shape.slots.len()).filter(may).collect();
         let Some(slot) = self.dice.pick(&slots).copied() else { return };
         let host = &self.silos[silo];
         let Some(keeper) = host.keeper.as_ref().filter(|_| host.out.is_none()) else { return };
@@ -110,8 +111,9 @@ impl World {
         let (Some(vote), Ok(())) = (vote, keeper.silo().checkpoint()) else { return };
         let ledger = &self.ledgers[slot];
         let is_safe = |stamp, tags: &[Tag]| ledger.is_safe(stamp) && tags.iter().any(|tag| *tag > 0);
-        let written = ledger.content(vote).into_iter().filter(|(_, (stamp, tags))| is_safe(*stamp, tags));
-        let written: Vec<_> = written.collect();
+        let is_whole = |block| self.decayed.get(&(slot, block)).is_none_or(|decaying| *decaying == silo);
+        let mut written: Vec<_> = ledger.content(vote).into_iter().collect();
+        written.retain(|(block, (stamp, tags))| is_safe(*stamp, tags) && is_whole(*block));
         let Some((block, (_, tags))) = self.dice.pick(&written).copied() else { return };
         let bytes = block_content(block, &tags);
         let (byte, bit) = (self.dice.below(BLOCK_BYTES), self.dice.below(8) as u8);
@@ -128,6 +130,7 @@ impl World {
         }
         if !flipped.is_empty() {
             self.decays = true;
+            self.decayed.insert((slot, block), silo);
             self.count("blocks decayed");
         }
         self.note(|| format!("s{} has a flipped bit in block {block}: {flipped:?}", silo + 1));

@@ -72,6 +72,8 @@ pub fn to_silo(message: &ToSilo) -> String {
             }
             Request::Fetch { slot, block, floor, .. } => format!("fetch slot {slot} block {block} floor {floor}"),
             Request::Repair { slot, block, parcel, .. } => format!("repair slot {slot} block {block}: {parcel:?}"),
+            Request::Indexed { slot, block, .. } => format!("which version of slot {slot} block {block}?"),
+            Request::FetchVersion { slot, block, stamp, .. } => format!("fetch slot {slot} block {block} of {stamp:?}"),
             Request::Release { epoch } => format!("release {epoch}"),
         },
     }
@@ -114,6 +116,10 @@ pub fn from_silo(message: &FromSilo) -> String {
             Answer::Fetched { result, .. } => match result {
                 Ok(parcel) => format!("fetched: {parcel:?}"),
                 Err(refusal) => format!("fetch refused: {refusal:?}"),
+            },
+            Answer::Indexed { result, .. } => match result {
+                Ok(stamp) => format!("the version is {stamp:?}"),
+                Err(refusal) => format!("version refused: {refusal:?}"),
             },
             Answer::Repaired { slot, block, mended, .. } => format!("repaired slot {slot} block {block}: {mended}"),
             Answer::Damaged { slot, block, .. } => format!("damaged: slot {slot} block {block}"),

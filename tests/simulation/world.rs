@@ -106,8 +106,8 @@ pub struct World {
     pub strangers: bool,
     /// A silo may take itself out of service.
     pub faults_are_lawful: bool,
-    /// The one silo on whose disk they do.
-    pub decaying: Option<usize>,
+    /// Where they did: by slot and block, the one silo whose copy decayed.
+    pub decayed: BTreeMap<(usize, u64), usize>,
     /// A script expects errors, and looks at them itself.
     pub errors_are_lawful: bool,
     /// Messages that a script loses: to this silo, if this says so.
@@ -148,7 +148,7 @@ impl World {
             decays: false,
             strangers: false,
             faults_are_lawful: false,
-            decaying: None,
+            decayed: BTreeMap::new(),
             errors_are_lawful: false,
             losses: Vec::new(),
             late: Vec::new(),

@@ -329,20 +329,34 @@ pub fn serve(silo: &Silo, volume: VolumeId, request: &Request) -> FromSilo {
         }
         Request::Fetch { id, slot, epoch, block, .. } => {
             let key = SlotKey { volume, slot: *slot };
-            let result = silo.version(key, *block).map_err(read_refusal).map(|version| {
-                let mut records = BytesMut::new();
-                if let Some(record) = version {
-                    records.extend_from_slice(&record.head);
-                    records.extend_from_slice(&record.payload);
-                }
-                Parcel { listings: Vec::new(), records: records.freeze() }
-            });
+            let result = silo.version(key, *block).map_err(read_refusal).map(parcel_of);
             Answer::Fetched { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        Request::Indexed { id, slot, epoch, block } => {
+            let key = SlotKey { volume, slot: *slot };
+            let result = silo.indexed(key, *block).map_err(read_refusal);
+            Answer::Indexed { id: *id, result: still_serves(silo, key, *epoch).and(result) }
+        }
+        // The stamp says which bytes these are, whatever the slot has promised or adopted in between.
+        Request::FetchVersion { id, slot, block, stamp, .. } => {
+            let key = SlotKey { volume, slot: *slot };
+            let newest = on(Mutant::AnyVersionForTheNamed);
+            let version = if newest { silo.version(key, *block) } else { silo.version_of(key, *block, *stamp) };
+            Answer::Fetched { id: *id, result: version.map_err(read_refusal).map(parcel_of) }
         }
         // The acceptor serves nothing else.
         _ => Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: Refusal::OutOfStep },
     };
     FromSilo::Rare(silo.id(), volume, answer)
+}
+
+fn parcel_of(version: Option<Record>) -> Parcel {
+    let mut records = BytesMut::new();
+    if let Some(record) = version {
+        records.extend_from_slice(&record.head);
+        records.extend_from_slice(&record.payload);
+    }
+    Parcel { listings: Vec::new(), records: records.freeze() }
 }
 
 /// Whether the slot is complete in this epoch, as far as is durable.

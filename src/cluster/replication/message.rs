@@ -23,7 +23,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, Stamp, VolumeId};
 use crate::base::record::{Record, RecordError};
 use crate::store::slot::Vote;
 use crate::transport::network::Frame;
@@ -163,6 +163,21 @@ pub enum Request {
         incarnation: Incarnation,
         block: u64,
         parcel: Parcel,
+    },
+    /// Asks a silo which version of a block it has indexed, whether or not it can read it.
+    Indexed {
+        id: u64,
+        slot: SlotIndex,
+        epoch: Epoch,
+        block: u64,
+    },
+    /// Asks for exactly this version of a block, wherever in its history the silo has it; answered as [`Request::Fetch`].
+    FetchVersion {
+        id: u64,
+        slot: SlotIndex,
+        epoch: Epoch,
+        block: u64,
+        stamp: Stamp,
     },
 }
 
@@ -311,6 +326,11 @@ pub enum Answer {
         slot: SlotIndex,
         epoch: Epoch,
         block: u64,
+    },
+    /// The stamp of a block's version; none if it holds no data.
+    Indexed {
+        id: u64,
+        result: Result<Option<Stamp>, ReadRefusal>,
     },
 }
 
@@ -618,7 +638,6 @@ mod serde_bytes_shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::Stamp;
 
     fn append() -> Append {
         let key = SlotKey { volume: VolumeId([4; 16]), slot: SlotIndex(2) };

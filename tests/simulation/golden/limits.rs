@@ -118,6 +118,41 @@ pub fn a_transfer_from_a_damaged_source_goes_on_from_another() {
     s.end();
 }
 
+/// The only silo that has the chosen history is damaged, and whoever has the block whole could only be brought up to date
+/// from there: it gives exactly the version that is missing, from beneath a later one that the history does not have.
+#[test]
+pub fn the_only_source_is_repaired_from_a_silo_that_has_not_adopted() {
+    let mut s = Script::begin("damaged_only_source", Shape::one(3));
+    s.crash(3);
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.say("the second write reaches s2 alone");
+    s.lose(1, is_append);
+    let b = s.ask(w, Kind::Write, 0, 1);
+    s.wait(20);
+    assert!(s.is_open(w, b));
+    s.kill(w);
+    s.crash(2);
+    s.checkpoint(1);
+    s.decay(1, 0, a);
+    s.lose_no_more();
+    s.say("s1 and s3 are a majority, and s3 has nothing");
+    s.open(3);
+    let w = s.attach(3);
+    s.wait(4000);
+    assert!(!s.serves(w), "s3 cannot be brought up to date");
+    s.say("s2 comes back");
+    s.open(2);
+    s.wait(3000);
+    assert!(s.serves(w) && s.reads(1, 0));
+    s.expect(w, 0, a);
+    s.wait(500);
+    assert!(s.vote(1, 0) == s.vote(2, 0) && s.vote(1, 0) == s.vote(3, 0));
+    s.end();
+}
+
 /// Rule 11 with a limit: what waits fails, what comes fails at once, a numbered write still lands, and no read goes
 /// back behind it.
 #[test]

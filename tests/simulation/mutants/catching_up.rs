@@ -2,7 +2,7 @@
 //!
 //! Where another rule would catch a bug, that one is broken with it: an incomplete silo that cleans trims also believes
 //! the writer's watermark; a repair from an older version asks silos that are behind, and stores what is not the indexed
-//! version; a silo that does not descend from the known one is neither kept out by the writer nor retired. The cleaning
+//! version, and so does one that is given any version for the one it named; a silo that does not descend from the known one is neither kept out by the writer nor retired. The cleaning
 //! of a version that a snapshot sees is found by a property of `store/version.rs`: nothing here reads snapshots yet.
 
 use infinit::base::mutant::Mutant;
@@ -30,6 +30,11 @@ const CASES: &[Case] = &[
         Mutant::RepairFromOlder,
         "a_block_is_not_repaired_from_an_old…",
         limits::a_block_is_not_repaired_from_an_older_version,
+    ),
+    script(
+        Mutant::AnyVersionForTheNamed,
+        "the_only_source_is_repaired_from_a_…",
+        limits::the_only_source_is_repaired_from_a_silo_that_has_not_adopted,
     ),
     script(Mutant::BlankVotes, "a_blank_disk_inherits_no_vote", disks::a_blank_disk_inherits_no_vote),
     script(Mutant::RestoredVotes, "a_restored_disk_inherits_no_vote", disks::a_restored_disk_inherits_no_vote),

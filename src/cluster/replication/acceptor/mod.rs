@@ -192,9 +192,12 @@ impl Acceptor {
                 out.push(self.reply(session, volume, reply));
             }
             Request::Release { epoch } => self.release(session, volume, epoch, out),
-            Request::Read { .. } | Request::Allocation { .. } | Request::Delta { .. } | Request::Fetch { .. } => {
-                self.serve(session, volume, request, out);
-            }
+            Request::Read { .. }
+            | Request::Allocation { .. }
+            | Request::Delta { .. }
+            | Request::Fetch { .. }
+            | Request::Indexed { .. }
+            | Request::FetchVersion { .. } => self.serve(session, volume, request, out),
             Request::Sync { slot, .. }
             | Request::AdoptAsIs { slot, .. }
             | Request::CatchUp { slot, .. }
@@ -291,9 +294,13 @@ impl Acceptor {
             | Request::Allocation { id, slot, epoch, floor, .. }
             | Request::Delta { id, slot, epoch, floor, .. }
             | Request::Fetch { id, slot, epoch, floor, .. } => (*id, *slot, *epoch, *floor),
+            Request::Indexed { id, slot, epoch, .. } | Request::FetchVersion { id, slot, epoch, .. } => {
+                (*id, *slot, *epoch, Seq::ZERO)
+            }
             _ => return,
         };
         let refusal = match self.slots.get(&SlotKey { volume, slot: index }) {
+            Some(slot) if matches!(request, Request::FetchVersion { .. }) => slot.version_objection(epoch),
             Some(slot) => slot.read_objection(epoch, floor),
             None => Some(ReadRefusal::Behind),
         };
@@ -304,7 +311,8 @@ impl Acceptor {
         let answer = match request {
             Request::Read { .. } => Answer::Read { id, result: Err(refusal) },
             Request::Allocation { .. } => Answer::Allocation { id, result: Err(refusal) },
-            Request::Fetch { .. } => Answer::Fetched { id, result: Err(refusal) },
+            Request::Fetch { .. } | Request::FetchVersion { .. } => Answer::Fetched { id, result: Err(refusal) },
+            Request::Indexed { .. } => Answer::Indexed { id, result: Err(refusal) },
             _ => Answer::Delta { id, result: Err(refusal) },
         };
         out.push(self.reply(session, volume, answer));

@@ -520,6 +520,17 @@ impl Slot {
         (!serves).then_some(ReadRefusal::Behind)
     }
 
+    /// Why a version that is named by its stamp is not given away here. Unlike a read, this does not ask what the block
+    /// holds in the writer's history, so it needs no adoption and no floor: an epoch has one writer, which uses each
+    /// number once, and a record keeps its first stamp for ever. So whoever has a version of that stamp, in a stale
+    /// suffix, beneath it, or while it catches up, has the same bytes.
+    pub fn version_objection(&self, epoch: Epoch) -> Option<ReadRefusal> {
+        if epoch < self.state.promise {
+            return Some(ReadRefusal::Fenced { promise: self.state.promise });
+        }
+        (epoch > self.state.promise).then_some(ReadRefusal::Behind)
+    }
+
     /// Whether a writer follows how far the stream has come here.
     pub fn has_writer(&self) -> bool {
         self.state.holder.is_some() && self.follows(self.state.promise)

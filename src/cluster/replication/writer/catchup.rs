@@ -8,10 +8,13 @@ use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId, SlotIndex};
 use crate::cluster::replication::message::{Parcel, ReadRefusal, Request};
 use crate::cluster::replication::writer::Writer;
-use crate::cluster::replication::writer::slots::Mode;
+use crate::cluster::replication::writer::slots::{Mode, Peer};
 
 /// An answer that takes longer is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// A source that could not read is asked again if there is no other: a repair takes a few round trips.
+const FAILED_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// A silo that is catching up.
 #[derive(Clone, Debug)]
@@ -266,7 +269,12 @@ impl Writer {
 
     pub(super) fn tick_catch_up(&mut self, now: Moment, index: usize, silo: SiloId) {
         let Some(catch_up) = self.catch_up(index, silo) else { return };
-        let waiting = matches!(catch_up.stage, Stage::NeedsSource { .. });
+        let (floor, failed) = (catch_up.floor, catch_up.failed.clone());
+        let needs = matches!(catch_up.stage, Stage::NeedsSource { .. });
+        let soon = now.since(catch_up.since) >= FAILED_AGAIN_AFTER;
+        let is_fresh = |peer: &Peer| peer.applied >= floor && peer.silo != silo && !failed.contains(&peer.silo);
+        let waiting = needs && (soon || self.live(index).any(is_fresh));
+        let Some(catch_up) = self.catch_up(index, silo) else { return };
         if waiting || now.since(catch_up.since) >= ASK_AGAIN_AFTER {
             self.ask_stage(now, index, silo);
         }

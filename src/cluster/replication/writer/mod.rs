@@ -338,6 +338,7 @@ impl Writer {
             Answer::Allocation { id, result } => self.read_done(now, silo, id, result.map(ReadFor::runs)),
             Answer::Delta { id, result } => self.delta_done(now, silo, id, result),
             Answer::Fetched { id, result } => self.fetched(now, silo, id, result),
+            Answer::Indexed { id, result } => self.indexed(now, silo, id, result),
             Answer::Repaired { slot, epoch, incarnation, block, mended } => {
                 if self.is_current(silo, epoch, incarnation) {
                     self.repaired(silo, slot, block, mended);

@@ -3,13 +3,19 @@
 //! Whoever finds a block damaged, a read, a transfer or a scrub, goes on with another silo at once; the repair follows by
 //! itself. If the block is written meanwhile the versions do not match, nothing is stored, and nothing is lost: the
 //! damaged bytes are no part of any answer any more.
+//!
+//! A live silo is asked for its newest version, which is the indexed one if it has applied everything answered. Where the
+//! only live silo is the damaged one, nobody could be brought up to date from it, and so nobody would ever become able to
+//! give it the block. Then it says which version it has indexed, and the others are asked for exactly this one: they need
+//! no place in the writer's history for that, see `version_objection` of the acceptor.
 
 use std::time::Duration;
 
 use crate::base::clock::Moment;
-use crate::base::id::{Epoch, Seq, SiloId, SlotIndex};
+use crate::base::id::{Epoch, Seq, SiloId, SlotIndex, Stamp};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Parcel, ReadRefusal, Request};
+use crate::cluster::replication::writer::slots::Mode;
 use crate::cluster::replication::writer::{Phase, Writer};
 
 /// Repairs under way at the most; further damage is found again by the next read.
@@ -27,12 +33,20 @@ pub struct Repair {
     since: Moment,
     /// Silos whose copy is damaged too.
     damaged: Vec<SiloId>,
+    /// The version that the damaged silo has indexed, if it had to be asked.
+    stamp: Option<Stamp>,
+    /// Silos that could not give it, or did not answer: asked again once all others were.
+    lacking: Vec<SiloId>,
 }
 
 #[derive(Clone, Debug)]
 enum Stage {
     /// No silo can give its copy now.
     Waiting,
+    /// The damaged silo is asked which version it has indexed.
+    Asked {
+        id: u64,
+    },
     Fetching {
         source: SiloId,
         id: u64,
@@ -48,7 +62,9 @@ impl Writer {
         if self.phase == Phase::Over || self.repairs.len() >= REPAIRS_MAX || self.repairs.contains_key(&damage) {
             return;
         }
-        self.repairs.insert(damage, Repair { stage: Stage::Waiting, since: now, damaged: Vec::new() });
+        let repair =
+            Repair { stage: Stage::Waiting, since: now, damaged: Vec::new(), stamp: None, lacking: Vec::new() };
+        self.repairs.insert(damage, repair);
         self.fetch_copy(now, damage);
     }
 
@@ -78,16 +94,67 @@ impl Writer {
             return;
         }
         let floor = if on(Mutant::RepairFromOlder) { Seq::ZERO } else { slot.read_floor() };
-        let able = |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= floor);
-        let source = others.into_iter().filter(|other| !repair.damaged.contains(other)).find(|other| able(*other));
+        let has_all = |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= floor);
+        let whole: Vec<SiloId> = others.into_iter().filter(|other| !repair.damaged.contains(other)).collect();
         repair.since = now;
-        let Some(source) = source else {
-            repair.stage = Stage::Waiting;
-            return;
+        let able: Vec<SiloId> = whole.iter().copied().filter(|other| has_all(*other)).collect();
+        let Some(first) = able.first().copied() else {
+            return self.fetch_exactly(damage, id, whole);
         };
+        let source = able.into_iter().find(|other| !repair.lacking.contains(other)).unwrap_or_else(|| {
+            repair.lacking.clear();
+            first
+        });
         repair.stage = Stage::Fetching { source, id };
         let slot = slot.index;
         self.send(source, Request::Fetch { id, slot, epoch, floor, block });
+    }
+
+    /// No live silo can give its copy: of the others at hand one may have exactly the version that is damaged.
+    fn fetch_exactly(&mut self, damage: Damage, id: u64, others: Vec<SiloId>) {
+        let (index, silo, block) = damage;
+        let (slot, epoch) = (&self.slots[index], self.options.epoch);
+        let is_at_hand = |other: &SiloId| {
+            let takes_part = slot.peer(*other).is_some_and(|peer| !matches!(peer.mode, Mode::Away | Mode::Live));
+            takes_part && self.links.get(other).is_some_and(|link| link.promised)
+        };
+        let at_hand: Vec<SiloId> = others.into_iter().filter(is_at_hand).collect();
+        let is_live = slot.peer(silo).is_some_and(|peer| peer.is_live());
+        let slot = slot.index;
+        let Some(repair) = self.repairs.get_mut(&damage) else { return };
+        let source = at_hand.iter().copied().find(|other| !repair.lacking.contains(other));
+        match (repair.stamp, source) {
+            (Some(stamp), Some(source)) => {
+                repair.stage = Stage::Fetching { source, id };
+                self.send(source, Request::FetchVersion { id, slot, epoch, block, stamp });
+            }
+            (None, Some(_)) if is_live => {
+                repair.stage = Stage::Asked { id };
+                self.send(silo, Request::Indexed { id, slot, epoch, block });
+            }
+            _ => {
+                repair.lacking.clear();
+                repair.stage = Stage::Waiting;
+            }
+        }
+    }
+
+    /// The damaged silo told which version it has indexed.
+    pub(super) fn indexed(&mut self, now: Moment, from: SiloId, id: u64, result: Result<Option<Stamp>, ReadRefusal>) {
+        let asked = self.repairs.iter_mut().find(|((_, silo, _), repair)| {
+            *silo == from && matches!(repair.stage, Stage::Asked { id: asked } if asked == id)
+        });
+        let Some((damage, repair)) = asked else { return };
+        let damage = *damage;
+        match result {
+            Ok(Some(stamp)) => {
+                repair.stamp = Some(stamp);
+                self.fetch_copy(now, damage);
+            }
+            Ok(None) => drop(self.repairs.remove(&damage)),
+            Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
+            Err(_) => repair.stage = Stage::Waiting,
+        }
     }
 
     /// A silo gave its copy: it goes to the one whose copy is damaged.
@@ -96,11 +163,17 @@ impl Writer {
             |(_, repair)| matches!(repair.stage, Stage::Fetching { source, id: asked } if source == from && asked == id),
         );
         let Some((damage, repair)) = asked else { return };
-        let (index, silo, block) = *damage;
+        let damage = *damage;
+        let (index, silo, block) = damage;
+        let is_live = self.slots[index].peer(from).is_some_and(|peer| peer.is_live());
         match result {
-            Ok(parcel) if parcel.records.is_empty() => {
+            Ok(parcel) if parcel.records.is_empty() && is_live => {
                 // The block holds no data any more.
-                self.repairs.remove(&(index, silo, block));
+                self.repairs.remove(&damage);
+            }
+            Ok(parcel) if parcel.records.is_empty() => {
+                repair.lacking.push(from);
+                self.fetch_copy(now, damage);
             }
             Ok(parcel) => {
                 repair.stage = Stage::Sent;
@@ -112,10 +185,16 @@ impl Writer {
             Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
             Err(ReadRefusal::Damaged { .. }) => {
                 repair.damaged.push(from);
-                self.fetch_copy(now, (index, silo, block));
-                self.damaged(now, index, from, block);
+                self.fetch_copy(now, damage);
+                // One that catches up gets its blocks anew anyway, or is found out once it is live.
+                if is_live {
+                    self.damaged(now, index, from, block);
+                }
             }
-            Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => repair.stage = Stage::Waiting,
+            Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => {
+                repair.lacking.push(from);
+                repair.stage = Stage::Waiting;
+            }
         }
     }
 
@@ -141,6 +220,12 @@ impl Writer {
         let due = self.repairs.iter().filter(|(_, repair)| now.since(repair.since) >= ASK_AGAIN_AFTER);
         let due: Vec<Damage> = due.map(|(damage, _)| *damage).collect();
         for damage in due {
+            // One that does not answer is asked again only if there is no other.
+            if let Some(repair) = self.repairs.get_mut(&damage)
+                && let Stage::Fetching { source, .. } = repair.stage
+            {
+                repair.lacking.push(source);
+            }
             self.fetch_copy(now, damage);
         }
     }
