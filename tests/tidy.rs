@@ -26,6 +26,31 @@ const FILE_LINES_MAX: usize = 700;
 const SLEEPERS: [(&str, &str); 1] =
     [("tests/e2e/cluster.rs", "asks real processes over and over, which announce nothing, and pauses in between")];
 
+/// Wall time jumps: where it is read at all, `(path, reason)`.
+const WALL_CLOCKS: [(&str, &str); 2] = [
+    ("src/base/clock.rs", "the one function that reads it in seconds"),
+    ("src/transport/discovery/driver.rs", "an address record says in milliseconds when it was made"),
+];
+
+/// What never knows the wall time, neither by itself nor by that function. Only the silo's threads do, beside it all.
+const TIMELESS: [&str; 5] =
+    ["src/store/", "src/cluster/replication/", "src/cluster/state/", "src/cluster/placement.rs", "src/volume/"];
+const CALENDARS: [(&str, &str); 1] =
+    [("src/cluster/replication/service.rs", "a scrub is due by the calendar, and nothing else depends on it")];
+
+/// What is told the time instead of asking for it, so that a simulation can tell it another.
+const TOLD_THE_TIME: [&str; 9] = [
+    "src/store/",
+    "src/cluster/state/",
+    "src/cluster/placement.rs",
+    "src/cluster/replication/writer/",
+    "src/cluster/replication/acceptor/",
+    "src/cluster/replication/order.rs",
+    "src/cluster/replication/message.rs",
+    "src/cluster/replication/keeper.rs",
+    "src/cluster/replication/scrubber.rs",
+];
+
 /// Every Rust file below `src` and `tests`, by its path.
 fn files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -179,6 +204,63 @@ fn sleeps(path: &str, text: &str) -> Vec<String> {
         [concat!("thread::", "sleep"), concat!("time::", "sleep"), concat!("sleep", "_until"), concat!(" sleep", "(")];
     let sleeps = code(text).filter(|(_, line)| words.iter().any(|word| line.contains(word)));
     sleeps.map(|(number, _)| format!("{path}:{number}: await the event instead of sleeping")).collect()
+}
+
+/// Time is passed in: the protocol, the store and the cluster state ask no clock, and wall time is known in few places.
+fn clocks(path: &str, text: &str) -> Vec<String> {
+    let is_in = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
+    let is_test = path.contains("/tests/") || path.ends_with("tests.rs");
+    if !path.starts_with("src/") || is_test {
+        return Vec::new();
+    }
+    let is_listed = |list: &[(&str, &str)]| list.iter().any(|(listed, _)| *listed == path);
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        let system = line.contains("SystemTime") && !is_listed(&WALL_CLOCKS);
+        let wall = line.contains("wall_seconds") && is_in(&TIMELESS) && !is_listed(&CALENDARS);
+        let asked = (line.contains("Moment::now") || line.contains("Instant::now")) && is_in(&TOLD_THE_TIME);
+        if system || wall || asked {
+            found.push(format!("{path}:{number}: the time is passed in here, not asked for"));
+        }
+    }
+    found
+}
+
+#[test]
+fn time_is_passed_in() {
+    enforce(clocks);
+    let files = files();
+    for (path, reason) in WALL_CLOCKS.into_iter().chain(CALENDARS) {
+        let text = files.iter().find(|file| file.0 == path).map(|file| file.1.as_str()).unwrap_or_default();
+        let reads = text.contains("SystemTime") || text.contains("wall_seconds");
+        assert!(reads, "{path} no longer reads the wall time: take it off the list");
+        assert!(reason.split(' ').count() > 3, "{path}: say why it must");
+    }
+}
+
+#[test]
+fn a_clock_that_is_asked_is_found() {
+    let bad = [
+        ("src/daemon/node.rs", "let now = std::time::SystemTime::now();"),
+        ("src/store/silo.rs", "use crate::base::clock::{rfc3339, wall_seconds};"),
+        ("src/volume/block/device.rs", "let now = wall_seconds();"),
+        ("src/cluster/replication/writer/reads.rs", "let now = Moment::now();"),
+        ("src/store/scrub.rs", "let began = std::time::Instant::now();"),
+    ];
+    for (path, text) in bad {
+        assert!(!clocks(path, text).is_empty(), "{path} with {text} passed");
+    }
+    let good = [
+        ("src/base/clock.rs", "std::time::SystemTime::now()"),
+        ("src/daemon/node.rs", "let now = wall_seconds();"),
+        ("src/cluster/replication/driver.rs", "let now = Moment::now();"),
+        ("src/cluster/replication/service.rs", "scrubber.step(wall_seconds())"),
+        ("src/store/tests/measure.rs", "let began = Instant::now();"),
+        ("src/store/silo.rs", "// Instant::now would be another time at each replay."),
+    ];
+    for (path, text) in good {
+        assert_eq!(clocks(path, text), Vec::<String>::new(), "{path}");
+    }
 }
 
 #[test]

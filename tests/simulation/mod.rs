@@ -30,6 +30,7 @@ mod writers;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 use dice::Dice;
 use temper::Temper;
@@ -128,4 +129,26 @@ fn the_same_seed_gives_the_same_events() {
         assert_eq!(run(seed, false).digest, run(seed, true).digest, "seed {seed}");
     }
     assert_ne!(run(3, false).digest, run(4, false).digest);
+}
+
+/// Addresses, hash seeds, the time of day and the environment differ between processes; the events do not.
+#[test]
+fn another_process_sees_the_same_events() {
+    let told = |seed, digest: (u64, u64)| format!("digest of seed {seed}: {digest:?}");
+    if let Some(seed) = number("INFINIT_DIGEST") {
+        println!("{}", told(seed, run(seed, false).digest));
+        return;
+    }
+    let (_, path) = module_path!().split_once("::").unwrap();
+    let test = format!("{path}::another_process_sees_the_same_events");
+    for seed in [14, 26535] {
+        let here = told(seed, run(seed, false).digest);
+        for other in ["1", "2"] {
+            let mut process = Command::new(std::env::current_exe().unwrap());
+            process.args(["--exact", &test, "--nocapture"]).env("INFINIT_DIGEST", seed.to_string());
+            let output = process.env("INFINIT_PROCESS", other).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(text.contains(&here), "{here} here, and there:\n{text}");
+        }
+    }
 }

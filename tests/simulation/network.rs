@@ -116,6 +116,10 @@ impl World {
         {
             self.note(|| format!("s{} → w{writer}: {}", silo + 1, from_silo(&message)));
         }
+        if self.late_acks == Some(silo) && matches!(message, FromSilo::Ack(_)) {
+            self.note(|| "    which takes long".to_owned());
+            return self.acks_under_way.push((writer, message));
+        }
         let (lost, doubled, overtaken) = self.temper.rough;
         let rough = !self.healing;
         if rough && self.dice.chance(lost) {

@@ -116,6 +116,10 @@ pub struct World {
     pub late: Vec<(usize, Losing)>,
     /// Each with its connection.
     pub under_way: Vec<(u64, ToSilo)>,
+    /// A silo whose acknowledgements a script keeps under way.
+    pub late_acks: Option<usize>,
+    /// Each with its writer.
+    pub acks_under_way: Vec<(usize, FromSilo)>,
     pub failure: Option<String>,
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -153,6 +157,8 @@ impl World {
             losses: Vec::new(),
             late: Vec::new(),
             under_way: Vec::new(),
+            late_acks: None,
+            acks_under_way: Vec::new(),
             failure: None,
             counts: BTreeMap::new(),
         };

@@ -1,8 +1,9 @@
-//! What was sent on a connection that is no more arrives on the silo after all, when the writer has come back to it.
+//! What was sent on a connection that is no more arrives after all, when the writer has come back to the silo.
 
 use infinit::cluster::replication::message::{Request, ToSilo};
 
 use super::super::temper::Shape;
+use super::super::workload::Kind;
 use super::{Script, is_append};
 
 fn is_catch_up(message: &ToSilo) -> bool {
@@ -47,5 +48,37 @@ pub fn a_late_request_to_catch_up_is_not_obeyed() {
     for (block, tag) in [(0, a), (1, b), (2, c)] {
         s.expect(w, block, tag);
     }
+    s.end();
+}
+
+/// Rule 1: s2 had the write and said so, and then lost it with its power. What it said before counts for the opening that
+/// said it: were it believed of the new one, the write would be answered although s1 alone has it.
+#[test]
+pub fn an_acknowledgement_from_before_a_restart_does_not_count() {
+    let mut s = Script::begin("late_acknowledgement", Shape::one(3));
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.delay_acks(2);
+    s.lose(3, is_append);
+    let b = s.ask(w, Kind::Write, 0, 1);
+    s.wait(5);
+    assert_eq!(s.vote(2, 0), (1, 2, true));
+    s.say("s2 loses its power and the write with it, before anybody heard of it");
+    s.power(2);
+    s.lose(2, is_append);
+    s.open(2);
+    s.wait(600);
+    assert_eq!(s.vote(2, 0), (1, 1, true));
+    s.acks_arrive();
+    s.wait(50);
+    assert!(s.is_open(w, b), "nobody but s1 has it\n{}", s.text());
+    s.say("s1 is gone, and the write with it");
+    s.kill(w);
+    s.crash(1);
+    s.lose_no_more();
+    let w = s.serve(2);
+    s.expect(w, 0, a);
     s.end();
 }

@@ -156,6 +156,25 @@ impl Script {
         self.wait(5);
     }
 
+    /// The acknowledgements of a silo take long from now on, beyond the end of its connection: no transport lets that
+    /// happen, and the machines do not lean on it.
+    fn delay_acks(&mut self, silo: usize) {
+        self.world.note(|| format!("s{silo}'s acknowledgements take long"));
+        self.world.late_acks = Some(silo - 1);
+    }
+
+    /// Those that took long until now arrive; none takes long any more.
+    fn acks_arrive(&mut self) {
+        self.world.late_acks = None;
+        for (writer, message) in std::mem::take(&mut self.world.acks_under_way) {
+            self.world.note(|| format!("late: {}", super::trace::from_silo(&message)));
+            let now = self.world.moment(self.world.writers[writer].node);
+            self.world.writers[writer].writer.message(now, message);
+            self.world.pump(writer);
+        }
+        self.stands();
+    }
+
     /// Cuts a writer's connection to a silo; what was sent on it may still arrive.
     fn cut(&mut self, writer: usize, silo: usize) {
         let id = self.world.writers[writer].links[silo - 1].expect("they are connected");

@@ -1,10 +1,14 @@
 //! Bugs of writing: answers too early, too late or for the wrong reason.
+//!
+//! An acknowledgement from before a silo's restart came on a connection that is no more, and no transport passes it on: the
+//! script hands it over all the same.
 
 use infinit::base::mutant::Mutant;
 use infinit::cluster::replication::writer::Durability;
 
+use super::super::golden::late;
 use super::super::temper::{Fault, MS, Temper};
-use super::{Case, general, hunt, steered};
+use super::{Case, general, hunt, script, steered};
 
 const CASES: &[Case] = &[
     general(Mutant::AckBeforeMajority, 1, 100),
@@ -14,6 +18,11 @@ const CASES: &[Case] = &[
     general(Mutant::FlushIgnoresTail, 1, 100),
     steered(Mutant::RetainedDroppedAtFirstAck, "silos without power, the writer lives on", silo_blackouts, 1, 500),
     general(Mutant::GapIgnoredAfterPowerLoss, 1, 100),
+    script(
+        Mutant::AckOfOldIncarnation,
+        "an_acknowledgement_from_before_a_…",
+        late::an_acknowledgement_from_before_a_restart_does_not_count,
+    ),
     general(Mutant::ParallelSubBlockWrites, 1, 100),
     general(Mutant::RefusedSeqSkipped, 1, 100),
     general(Mutant::DeadConnectionExecuted, 1, 100),
