@@ -2,15 +2,18 @@
 //!
 //! After an unclean stop the tail past the checkpoint may be in the page cache only, and a sync that failed before may
 //! have left pages that count as clean without being on the disk. So the tail's records are written again, to a new
-//! segment, synced and put in the index, before the opening returns: all that was recovered is durable (rule 14 of the
-//! protocol). A segment written so does not continue the torn one, so that opening again after another crash in the
-//! middle finds the old tail, not a part of the new one.
+//! segment, and synced, and one commit lets the log begin there, before the opening returns: all that was recovered is
+//! durable (rule 14 of the protocol). A segment written so does not continue the torn one, so that opening again after
+//! another crash in the middle finds the old tail, not a part of the new one.
+//!
+//! The index gets the tail with the next checkpoint, while the silo serves: merging it changes a page of the index for
+//! almost every block of it, which on a large index that is not in the page cache takes longer than all the rest.
 //!
 //! A slot that was incomplete goes back to its complete prefix: its catching-up begins anew anyway.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use redb::{ReadTransaction, ReadableTable};
@@ -104,6 +107,7 @@ impl Silo {
         if from.offset() > SEGMENT_HEADER_BYTES && !numbers.contains(&from.segment()) {
             return Err(StoreError::Damaged(Damage::SegmentMissing(from.segment())));
         }
+        let anew = self.log.end();
         let (tail, replayed) = self.replay_tail(from, numbers)?;
         self.findings.extend(tail.finding);
         self.all_slots().iter().for_each(|slot| slot.write().clamp_watermark());
@@ -117,10 +121,14 @@ impl Silo {
         }
         self.revert_incomplete()?;
         if unclean {
-            self.checkpoint()?;
+            self.begin_log_at(anew)?;
         }
         if tail.finding.is_none() {
             self.remove_unused(&tail, numbers)?;
+        }
+        if unclean {
+            // A process that is killed again and again before it comes to clean must not fill its disk with old tails.
+            self.remove_dead()?;
         }
         Ok(())
     }
@@ -160,6 +168,7 @@ impl Silo {
 
     fn restore(&self, batch: Vec<(Position, Record)>) -> Result<()> {
         let (mut places, records): (Vec<Position>, Vec<Record>) = batch.into_iter().unzip();
+        let bytes: usize = records.iter().map(Record::len).sum();
         if self.fault.get().is_none() && !records.is_empty() && !self.trusts_the_tail()? {
             // What was there before must fit again: the silo's own limit does not count here.
             places = self.log.append(&records, u64::MAX).map_err(|error| match error {
@@ -167,11 +176,35 @@ impl Silo {
                 other => self.log_failure(other),
             })?;
         }
+        let mut added = 0;
         for (record, at) in records.iter().zip(places) {
             if let Ok(slot) = self.find(record.header.key()) {
-                slot.write().apply(record, at);
+                added += slot.write().apply(record, at);
             }
         }
+        // A checkpoint is due when it would have been without the stop.
+        self.pending_versions.fetch_add(added, Ordering::Relaxed);
+        self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The tail was written anew from here on: it is made durable, and then takes the old one's place.
+    ///
+    /// The slots' rows stay as they are: what the old tail would have added to them, the new one does.
+    fn begin_log_at(&self, anew: Position) -> Result<()> {
+        if self.trusts_the_tail()? {
+            return self.checkpoint();
+        }
+        if !on(Mutant::CheckpointCoversUnsynced) {
+            self.sync_log()?;
+        }
+        let turn = self.index.turn(true);
+        let row = SiloRow { checkpoint: anew, clean: false, ..self.row().clone() };
+        self.guard(turn.write(|txn| {
+            txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
+            Ok(())
+        }))?;
+        *self.row() = row;
         Ok(())
     }
 

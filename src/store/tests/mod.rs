@@ -6,6 +6,7 @@ mod crashes;
 mod damage;
 mod formats;
 mod measure;
+mod opening;
 mod scrub;
 mod three_silos;
 
