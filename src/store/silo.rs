@@ -50,8 +50,8 @@ const SMALL_PARTS: u64 = 64;
 const CHECKPOINT_LOG_BYTES_MIN: u64 = 32 << 20;
 /// The index of a busy 100 GiB has its inner pages and hottest leaves in this.
 pub const INDEX_CACHE_BYTES: usize = 64 << 20;
-/// Bounds the time to open after a crash: on two busy cores and a disk of 300 MB/s, reading 540 MB back, writing and
-/// indexing it anew took 8.8 s.
+/// Bounds the time to open after a crash: on two cores that had much else to do, reading so much back and writing it anew
+/// took 7.4 s.
 pub const CHECKPOINT_LOG_BYTES: u64 = 256 << 20;
 /// 8 MiB of memory. Scattered over 64 GiB, 128 Ki versions are merged in 1.6 s.
 pub const CHECKPOINT_VERSIONS: u64 = 128 << 10;

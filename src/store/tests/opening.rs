@@ -406,7 +406,7 @@ fn opening_after_a_kill_reads_and_keeps_a_bounded_part_of_the_index() {
         millis: 700,
         opening_millis_max: 60_000,
         read_mib_max: 12,
-        memory_mib_max: 32,
+        memory_mib_max: 24,
     };
     println!("{}", measured(&std::env::temp_dir(), measure));
 }
