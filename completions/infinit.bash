@@ -118,6 +118,9 @@ _infinit() {
             infinit__subcmd__help__subcmd__volume,recover)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__recover"
                 ;;
+            infinit__subcmd__help__subcmd__volume,scrub)
+                cmd="infinit__subcmd__help__subcmd__volume__subcmd__scrub"
+                ;;
             infinit__subcmd__help__subcmd__volume,status)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__status"
                 ;;
@@ -174,6 +177,9 @@ _infinit() {
                 ;;
             infinit__subcmd__volume,recover)
                 cmd="infinit__subcmd__volume__subcmd__recover"
+                ;;
+            infinit__subcmd__volume,scrub)
+                cmd="infinit__subcmd__volume__subcmd__scrub"
                 ;;
             infinit__subcmd__volume,status)
                 cmd="infinit__subcmd__volume__subcmd__status"
@@ -552,7 +558,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__volume)
-            opts="create list status attach detach recover delete"
+            opts="create list status attach detach scrub recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -636,6 +642,20 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__volume__subcmd__recover)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__volume__subcmd__scrub)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1215,7 +1235,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__volume)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach recover delete"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach scrub recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1431,6 +1451,35 @@ _infinit() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__volume__subcmd__scrub)
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --home)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

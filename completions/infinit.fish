@@ -201,22 +201,23 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -l network -d 'Choose the network where this machine has several' -r
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -s q -l quiet -d 'Print results and errors only'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -s v -l verbose -d 'Tell more; twice tells all'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "create" -d 'Create a volume; it takes space as it is written'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "list" -d 'List the volumes of the network'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach recover delete" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "create" -d 'Create a volume; it takes space as it is written'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "list" -d 'List the volumes of the network'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "scrub" -d 'Read and verify every copy of a volume, and repair what is damaged from another copy'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Give it this size, a multiple of 4KiB up to 64TiB' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Keep this odd number of copies, each on another node' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l durability -d 'Say what an answered write means' -r -f -a "flush\t'A majority has it; a flush puts it on disk, as with any disk\'s own cache'
@@ -272,6 +273,15 @@ complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from recover" -l timeout -d 'Give up after this time' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from recover" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from recover" -l network -d 'Choose the network where this machine has several' -r
@@ -356,5 +366,6 @@ complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "scrub" -d 'Read and verify every copy of a volume, and repair what is damaged from another copy'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'

@@ -3,6 +3,7 @@
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, TableStyle};
 
 use crate::cli::terminal::{Terminal, clean};
+use crate::daemon::api::scrub::ScrubState;
 use crate::daemon::api::{NodeState, ReplicaState, SiloState, VolumeState};
 
 /// How good the news in a cell are.
@@ -110,6 +111,17 @@ impl Toned for SiloState {
             SiloState::Up => Tone::Good,
             SiloState::Down | SiloState::Unknown => Tone::Warning,
             SiloState::Damaged | SiloState::Foreign | SiloState::Stalled => Tone::Bad,
+        }
+    }
+}
+
+impl Toned for ScrubState {
+    fn tone(&self) -> Tone {
+        match self {
+            ScrubState::Done => Tone::Good,
+            ScrubState::Waiting | ScrubState::Reading => Tone::Plain,
+            ScrubState::Repairing | ScrubState::NotBegun => Tone::Warning,
+            ScrubState::Failed | ScrubState::Unreachable => Tone::Bad,
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | `DELETE /v1/volumes/{name}` | | [`DeletedVolume`] |
 //! | `POST /v1/volumes/{name}/attach` | [`AttachVolume`] | [`Attachment`] |
 //! | `POST /v1/volumes/{name}/recover` | [`recovery::RecoverVolume`] | [`recovery::RecoveredVolume`] |
+//! | `POST /v1/volumes/{name}/scrub` | [`scrub::ScrubVolume`] | [`scrub::VolumeScrub`], begun or joined; `GET` tells of the last one |
 //! | `POST /v1/volumes/{name}/detach` | [`DetachVolume`] | [`DetachedVolume`], also if it was not attached |
 //!
 //! Every failure is a [`Fault`] as JSON with the HTTP status of [`http_status`]. Sizes are bytes, times RFC 3339 in
@@ -24,6 +25,8 @@
 //! are refused, so that a misspelt one is never silently dropped.
 
 pub mod recovery;
+pub mod scrub;
+pub mod silo;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -168,9 +171,13 @@ pub struct Silo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     pub capacity_bytes: u64,
-    /// Null while its node does not tell.
+    /// Null while its node does not tell, as what follows.
     #[serde(default)]
     pub used_bytes: Option<u64>,
+    #[serde(default)]
+    pub space: Option<silo::Space>,
+    #[serde(default)]
+    pub scrub: Option<silo::Scrub>,
 }
 
 /// Whether a silo serves.

@@ -28,6 +28,7 @@ use crate::daemon::attachments::{Attachments, DETACH_LIMIT, GROUP_LIMIT, find};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::Peers;
+use crate::daemon::scrubs::Scrubs;
 use crate::daemon::silos::SiloView;
 use crate::daemon::status::Observer;
 
@@ -42,6 +43,7 @@ pub struct Control {
     group: Group,
     attachments: Attachments,
     observer: Observer,
+    scrubs: Scrubs,
     stop: watch::Sender<bool>,
 }
 
@@ -62,8 +64,9 @@ impl Control {
         silos: Vec<SiloView>,
         stop: watch::Sender<bool>,
     ) -> Control {
+        let scrubs = Scrubs::new(node, group.clone(), peers.clone(), silos.clone());
         let observer = Observer::new(home.clone(), node, group.clone(), peers, attachments.clone(), silos);
-        Control { home, node, group, attachments, observer, stop }
+        Control { home, node, group, attachments, observer, scrubs, stop }
     }
 }
 
@@ -123,6 +126,7 @@ fn routes(control: Control) -> Router {
         .route("/v1/volumes/{name}/attach", post(attach))
         .route("/v1/volumes/{name}/detach", post(detach))
         .route("/v1/volumes/{name}/recover", post(recover))
+        .route("/v1/volumes/{name}/scrub", get(scrubbed).post(scrub))
         .fallback(async || Answer::<()>(Err(Fault::not_found("there is no such route").hint("man infinit"))))
         .with_state(control)
 }
@@ -234,6 +238,21 @@ async fn recover(
         Ok(request) => control.recover(&name, request).await,
         Err(fault) => Err(fault),
     })
+}
+
+async fn scrub(
+    State(control): State<Control>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Answer<api::scrub::VolumeScrub> {
+    Answer(match parse::<api::scrub::ScrubVolume>(&body) {
+        Ok(_) => control.scrubs.scrub(&name, true).await,
+        Err(fault) => Err(fault),
+    })
+}
+
+async fn scrubbed(State(control): State<Control>, Path(name): Path<String>) -> Answer<api::scrub::VolumeScrub> {
+    Answer(control.scrubs.scrub(&name, false).await)
 }
 
 impl Control {

@@ -5,16 +5,36 @@
 //! writer's word counts. Without a writer nobody knows whether copies agree: they are idle, and compared at the next
 //! attach.
 
-use crate::base::id::{SiloId, SlotIndex};
+use crate::base::clock::rfc3339;
+use crate::base::id::{SiloId, SlotIndex, VolumeId};
 use crate::base::units::{Size, Span};
+use crate::cluster::replication::scrub_request::DamagedRun;
+use crate::cluster::replication::scrubber::ScrubReport;
 use crate::cluster::replication::writer::report::{self, SiloReport, SlotReport};
 use crate::cluster::state::silo::SiloInfo;
 use crate::cluster::state::volume::SlotPlacement;
-use crate::daemon::api::{NodeRef, NodeState, Replica, ReplicaState, Silo, SiloState, Slot, VolumeState};
-use crate::daemon::peers::SiloLife;
+use crate::daemon::api::silo::{Cleaning, Damage, Scrub, Space};
+use crate::daemon::api::{
+    NodeRef, NodeState, Replica, ReplicaState, Silo, SiloState, Slot, Volume, VolumeState, Warning,
+};
+use crate::daemon::peers::{SiloDetails, SiloLife};
+use crate::daemon::scrubs;
+use crate::store::space::SpaceReport;
+
+/// What a node says of a silo that it has open.
+#[derive(Clone, Copy)]
+pub struct Word<'a> {
+    pub life: &'a SiloLife,
+    /// A daemon of 0.1.0 does not tell.
+    pub details: Option<&'a SiloDetails>,
+}
+
+/// What volumes are called.
+pub type VolumeNames<'a> = &'a dyn Fn(VolumeId) -> Option<String>;
 
 /// A silo by its node's word, if the node is up and has it open.
-pub fn silo(id: SiloId, info: &SiloInfo, node: NodeState, told: Option<&SiloLife>) -> Silo {
+pub fn silo(id: SiloId, info: &SiloInfo, node: NodeState, word: Option<Word<'_>>, names: VolumeNames<'_>) -> Silo {
+    let told = word.map(|word| word.life);
     let (state, reason) = match (node, told) {
         (NodeState::Unknown, _) => (SiloState::Unknown, None),
         (NodeState::Down | NodeState::Joining, _) => (SiloState::Down, None),
@@ -28,7 +48,75 @@ pub fn silo(id: SiloId, info: &SiloInfo, node: NodeState, told: Option<&SiloLife
         path: told.map(|told| told.path.clone()),
         capacity_bytes: info.capacity_bytes,
         used_bytes: told.map(|told| told.used_bytes),
+        space: word.and_then(|word| word.details).map(|details| space(&details.space)),
+        scrub: word.and_then(|word| word.details).map(|details| scrub(&details.scrub, names)),
     }
+}
+
+fn space(report: &SpaceReport) -> Space {
+    Space {
+        live_bytes: report.live_bytes,
+        free_bytes: report.free_bytes,
+        full: report.full,
+        missing_bytes: report.missing_bytes,
+        cleaning: Cleaning {
+            written_bytes: report.written_bytes,
+            moved_bytes: report.moved_bytes,
+            removed_segments: report.removed_segments,
+            damaged_places: report.cleaning_found,
+        },
+    }
+}
+
+fn scrub(report: &ScrubReport, names: VolumeNames<'_>) -> Scrub {
+    let damage =
+        |run: &DamagedRun| Damage { volume: run.key.volume, name: names(run.key.volume), range: scrubs::range(run) };
+    Scrub {
+        running: report.running,
+        checked_bytes: report.scrubbed_bytes,
+        total_bytes: report.total_bytes,
+        finished_at: report.finished_at.map(rfc3339),
+        found_blocks: report.found,
+        repaired_blocks: report.repaired,
+        damaged_blocks: report.damaged,
+        damage: report.runs.iter().map(damage).collect(),
+    }
+}
+
+/// What is to be said of a silo that takes no new writes.
+pub fn full(silo: &Silo, node: &str) -> Option<Warning> {
+    let space = silo.space.filter(|space| space.full && silo.state == SiloState::Up)?;
+    let (used, capacity) = (Size(silo.used_bytes.unwrap_or_default()), Size(silo.capacity_bytes));
+    let missing = Size(space.missing_bytes);
+    let message = format!(
+        "silo {} on {node} is full: {used} of {capacity} used; it takes no new writes until {missing} more are free",
+        silo.id.short()
+    );
+    let hint = "delete or trim what volumes do not need, or on that machine make room on the disk or raise the \
+                capacity: infinit node run --silo PATH:CAPACITY";
+    Some(Warning { message, hint: Some(hint.to_owned()) })
+}
+
+/// What is to be said of damaged blocks that are not repaired yet.
+pub fn damaged_blocks(silo: &Silo, node: &str, volumes: &[Volume]) -> Option<Warning> {
+    let scrub = silo.scrub.as_ref().filter(|scrub| scrub.damaged_blocks > 0 && silo.state == SiloState::Up)?;
+    let called = |damage: &Damage| damage.name.clone().unwrap_or_else(|| damage.volume.short());
+    let places: Vec<String> =
+        scrub.damage.iter().map(|damage| format!("bytes {} of volume {}", damage.range, called(damage))).collect();
+    let blocks = if scrub.damaged_blocks == 1 { "block" } else { "blocks" };
+    let message = format!(
+        "silo {} on {node} has {} damaged {blocks}: {}",
+        silo.id.short(),
+        scrub.damaged_blocks,
+        places.join(", ")
+    );
+    let of = |damage: &&Damage| volumes.iter().find(|volume| volume.id == damage.volume);
+    let detached = scrub.damage.iter().filter_map(|damage| of(&damage)).find(|volume| volume.attachment.is_none());
+    let hint = match detached {
+        Some(volume) => format!("they are repaired while it is attached: infinit volume attach {}", volume.name),
+        None => "they are repaired as soon as another copy can give them: infinit volume status NAME".to_owned(),
+    };
+    Some(Warning { message, hint: Some(hint) })
 }
 
 /// A silo that a node has open and the cluster does not take as that node's.
@@ -41,6 +129,8 @@ pub fn stranger(told: &SiloLife) -> Silo {
         path: Some(told.path.clone()),
         capacity_bytes: told.capacity_bytes,
         used_bytes: Some(told.used_bytes),
+        space: None,
+        scrub: None,
     }
 }
 
@@ -102,6 +192,11 @@ impl Copy<'_> {
         (state, Some(format!("the copy on {} {said}", self.label)))
     }
 
+    /// Whether it is up to date and its silo refuses new writes.
+    fn is_full(&self) -> bool {
+        self.told.is_some_and(|told| told.state == report::SiloState::Live && !told.takes_writes)
+    }
+
     fn moved(&self) -> String {
         match self.told.and_then(|told| told.moved_bytes) {
             Some(bytes @ 1..) => format!(", {} moved so far", Size(bytes)),
@@ -137,6 +232,10 @@ pub fn slot(index: SlotIndex, placed: &SlotPlacement, copies: &[Copy<'_>], view:
         (Some(_), Some(_)) => VolumeState::Healthy,
     };
     let said: Vec<&str> = judged.iter().filter_map(|(_, said)| said.as_deref()).collect();
+    let full: Vec<&str> = copies.iter().filter(|copy| copy.is_full()).map(|copy| copy.label).collect();
+    let no_room = good.saturating_sub(full.len()) < majority && view.told.is_some_and(|told| told.serving);
+    let no_room = no_room.then(|| format!("it takes no new writes: the silos of {} are full", full.join(" and ")));
+    let said: Vec<&str> = said.into_iter().chain(no_room.as_deref().filter(|_| !full.is_empty())).collect();
     let reason = match (state, said.is_empty()) {
         (_, false) => Some(said.join(", ")),
         (VolumeState::Suspended, true) if view.told.is_some() => Some("its copies are being compared".to_owned()),
@@ -205,8 +304,7 @@ pub fn start(down: &[String], enough: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::Incarnation;
-    use crate::base::id::{ConfigNumber, NodeId};
+    use crate::base::id::{ConfigNumber, Incarnation, NodeId, SlotKey};
     use crate::cluster::state::silo;
 
     fn info() -> SiloInfo {
@@ -230,6 +328,10 @@ mod tests {
         }
     }
 
+    fn word(life: &SiloLife) -> Word<'_> {
+        Word { life, details: None }
+    }
+
     fn told(number: u8, state: report::SiloState, behind: Option<u64>, moved: Option<u64>) -> SiloReport {
         SiloReport {
             silo: SiloId([number; 16]),
@@ -244,7 +346,9 @@ mod tests {
     /// Three copies on a, b and c, each by its node's state and word; with a writer on a, what it says of each.
     fn slot_of(nodes: [(NodeState, Option<SiloLife>); 3], writer: Option<[SiloReport; 3]>) -> (Slot, Option<String>) {
         let ids = [1, 2, 3].map(|number| SiloId([number; 16]));
-        let silos: Vec<Silo> = (0..3).map(|i| super::silo(ids[i], &info(), nodes[i].0, nodes[i].1.as_ref())).collect();
+        let silos: Vec<Silo> = (0..3)
+            .map(|i| super::silo(ids[i], &info(), nodes[i].0, nodes[i].1.as_ref().map(word), &|_| None))
+            .collect();
         let live = |silos: &[SiloReport]| silos.iter().filter(|s| s.state == report::SiloState::Live).count();
         let report = writer.map(|silos| SlotReport {
             chosen: None,
@@ -339,10 +443,37 @@ mod tests {
 
     #[test]
     fn a_silo_of_a_node_that_is_not_heard_has_no_known_use() {
-        let down = super::silo(SiloId([1; 16]), &info(), NodeState::Down, None);
+        let down = super::silo(SiloId([1; 16]), &info(), NodeState::Down, None, &|_| None);
         assert_eq!((down.state, down.used_bytes, down.reason), (SiloState::Down, None, None));
-        let without = super::silo(SiloId([1; 16]), &info(), NodeState::Up, None);
+        let without = super::silo(SiloId([1; 16]), &info(), NodeState::Up, None, &|_| None);
         assert_eq!(without.reason.as_deref(), Some("its node runs without it"));
+    }
+
+    #[test]
+    fn a_full_silo_says_how_much_is_missing_and_a_damaged_one_where() {
+        let volume = VolumeId([9; 16]);
+        let run = DamagedRun { key: SlotKey { volume, slot: SlotIndex(0) }, first_block: 2, blocks: 3 };
+        let details = SiloDetails {
+            id: SiloId([1; 16]),
+            space: SpaceReport { full: true, missing_bytes: 24 << 20, ..SpaceReport::default() },
+            scrub: ScrubReport { damaged: 3, runs: vec![run], ..ScrubReport::default() },
+        };
+        let life = SiloLife { used_bytes: 90, ..life(1) };
+        let names = |_| Some("pg".to_owned());
+        let word = Word { life: &life, details: Some(&details) };
+        let silo = super::silo(SiloId([1; 16]), &info(), NodeState::Up, Some(word), &names);
+        let id = SiloId([1; 16]).short();
+        assert_eq!(
+            full(&silo, "a").unwrap().message,
+            format!("silo {id} on a is full: 90B of 100B used; it takes no new writes until 24MiB more are free")
+        );
+        let warning = damaged_blocks(&silo, "a", &[]).unwrap();
+        assert_eq!(warning.message, format!("silo {id} on a has 3 damaged blocks: bytes 8192-20479 of volume pg"));
+        assert!(warning.hint.unwrap().contains("another copy"));
+        let well = Word { life: &life, details: None };
+        let silo = super::silo(SiloId([1; 16]), &info(), NodeState::Up, Some(well), &names);
+        assert_eq!((full(&silo, "a"), damaged_blocks(&silo, "a", &[])), (None, None));
+        assert_eq!((silo.space, silo.scrub), (None, None));
     }
 
     #[test]

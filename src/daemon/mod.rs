@@ -4,7 +4,7 @@
 //! types are [`api`], written in [`words`]. [`peers`] is what daemons ask of one another, [`standing`] whether a member is up by that;
 //! [`directory`] says who is a member and where; [`silos`] opens silos and keeps the cluster informed of them, [`vitals`]
 //! watches whether they answer; [`attachments`] attaches volumes and serves them; [`status`] puts together what people
-//! see, [`copies`] what of it concerns silos and copies. [`data_runtime`] has the threads of the data path. [`home`] is what lies on the disk; [`membership`] creates and joins
+//! see, [`copies`] what of it concerns silos and copies; [`scrubs`] has volumes scrubbed. [`data_runtime`] has the threads of the data path. [`home`] is what lies on the disk; [`membership`] creates and joins
 //! networks; [`offline`] is what the command line calls without a daemon; [`demo`] drives real processes.
 
 pub mod addresses;
@@ -20,6 +20,7 @@ pub mod membership;
 pub mod node;
 pub mod offline;
 pub mod peers;
+pub mod scrubs;
 pub mod silos;
 pub mod standing;
 pub mod status;

@@ -26,6 +26,7 @@ use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
 use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
 use crate::daemon::offline::{RunOptions, SiloSpec};
 use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
+use crate::daemon::scrubs;
 use crate::daemon::silos::{self, NodeSilos, SiloView};
 use crate::transport::discovery::{Discovery, DiscoveryError, DiscoveryOptions, Seed};
 use crate::transport::endpoint::{Endpoint, EndpointError, EndpointOptions};
@@ -379,6 +380,7 @@ impl Services {
                 run: self.peers.run(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 silos: self.silos.iter().map(SiloView::life).collect(),
+                details: self.silos.iter().map(SiloView::details).collect(),
             }),
             Ask::Report(volume) => Told::Report(self.attachments.report(volume).await),
             Ask::HandOver { volume, epoch } => Told::Done(self.attachments.hand_over(volume, epoch).await),
@@ -386,6 +388,7 @@ impl Services {
                 let limit = Duration::from_millis(limit_ms);
                 Told::Done(self.attachments.detach(volume, limit).await.map(|_| ()))
             }
+            Ask::Scrub { volume, silos, begin } => Told::Scrub(scrubs::tell(&self.silos, volume, &silos, begin)),
             Ask::Goodbye { run } => {
                 self.peers.goodbye_of(from, run);
                 Told::Done(Ok(()))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,10 +16,13 @@ use crate::base::clock::{Moment, wall_seconds};
 use crate::base::error::{Fault, Result};
 use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
 use crate::cluster::consensus::{Rpc, RpcError as GroupRpcError};
+use crate::cluster::replication::scrubber::ScrubReport;
 use crate::cluster::replication::writer::report::Report;
 use crate::cluster::state::ClusterState;
+use crate::daemon::scrubs::SiloSaid;
 use crate::daemon::standing::{Standing, Track};
 use crate::interface::nbd::Counts;
+use crate::store::space::SpaceReport;
 use crate::transport::network::{Network, Purpose};
 use crate::transport::rpc::{RpcClient, RpcError};
 
@@ -55,6 +58,12 @@ pub enum Ask {
     },
     /// The asking node leaves the network for good, without running.
     Leave,
+    /// How the scrub of a volume stands on these of the node's silos; begin it first, if so.
+    Scrub {
+        volume: VolumeId,
+        silos: Vec<SiloId>,
+        begin: bool,
+    },
 }
 
 /// Its answer.
@@ -63,6 +72,7 @@ pub enum Told {
     Alive(SignOfLife),
     Report(Option<AttachedReport>),
     Done(Result<()>),
+    Scrub(Vec<SiloSaid>),
 }
 
 /// What a node says of itself.
@@ -72,6 +82,22 @@ pub struct SignOfLife {
     pub run: u64,
     pub version: String,
     pub silos: Vec<SiloLife>,
+    /// More of them, by their ids. The last field: daemons of 0.1.0 do not send it, and do not mind it.
+    #[serde(deserialize_with = "nothing_from_older_ones")]
+    pub details: Vec<SiloDetails>,
+}
+
+/// How a silo's room is used, and what damage is known on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiloDetails {
+    pub id: SiloId,
+    pub space: SpaceReport,
+    pub scrub: ScrubReport,
+}
+
+/// Where the message ends before this field, there is none.
+fn nothing_from_older_ones<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SiloDetails>, D::Error> {
+    Ok(Vec::deserialize(deserializer).unwrap_or_default())
 }
 
 /// What a node says of a silo of its own.
@@ -291,5 +317,34 @@ pub fn not_reached(name: &str, error: &RpcError) -> Fault {
     match error {
         RpcError::TimedOut => Fault::timed_out(format!("node {name} did not answer in time")).hint("infinit node list"),
         other => Fault::unreachable(format!("cannot reach node {name}: {other}")).hint("infinit node list"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn daemons_of_the_first_version_and_later_ones_understand_each_other() {
+        let scrub = ScrubReport { damaged: 7, ..ScrubReport::default() };
+        let details = SiloDetails { id: SiloId([1; 16]), space: SpaceReport::default(), scrub };
+        let life = SignOfLife { run: 5, version: "0.1.0".into(), silos: Vec::new(), details: vec![details] };
+        let whole = postcard::to_stdvec(&Told::Alive(life.clone())).unwrap();
+        let Ok(Told::Alive(read)) = postcard::from_bytes(&whole) else { panic!("it is not understood") };
+        assert_eq!(read, life);
+
+        /// As 0.1.0 has it.
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct First {
+            run: u64,
+            version: String,
+            silos: Vec<SiloLife>,
+        }
+        let (kind, rest) = whole.split_first().unwrap();
+        let first = First { run: 5, version: "0.1.0".into(), silos: Vec::new() };
+        assert_eq!(postcard::from_bytes::<First>(rest).unwrap(), first);
+        let old = [&[*kind][..], &postcard::to_stdvec(&first).unwrap()].concat();
+        let Ok(Told::Alive(read)) = postcard::from_bytes(&old) else { panic!("it is not understood") };
+        assert_eq!(read, SignOfLife { details: Vec::new(), ..life });
     }
 }

@@ -18,7 +18,7 @@ use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, SiloOpening};
 use crate::daemon::home::make_dir;
 use crate::daemon::offline::SiloSpec;
-use crate::daemon::peers::SiloLife;
+use crate::daemon::peers::{SiloDetails, SiloLife};
 use crate::daemon::vitals::{Pulse, Vitals};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::error::StoreError;
@@ -87,16 +87,22 @@ pub struct SiloView {
 impl SiloView {
     /// Never waits for the disk.
     pub fn life(&self) -> SiloLife {
-        let Pulse { used_bytes, fault, foreign, stalled } = self.vitals.pulse(Moment::now());
+        let Pulse { space, fault, foreign, stalled } = self.vitals.pulse(Moment::now());
         SiloLife {
             id: self.handle.id(),
             path: self.path.clone(),
             capacity_bytes: self.capacity_bytes,
-            used_bytes,
+            used_bytes: space.used_bytes,
             fault,
             foreign,
             stalled_ms: stalled.map(|owed| owed.as_millis() as u64),
         }
+    }
+
+    /// Neither does this.
+    pub fn details(&self) -> SiloDetails {
+        let space = self.vitals.pulse(Moment::now()).space;
+        SiloDetails { id: self.handle.id(), space, scrub: self.handle.scrub_report() }
     }
 }
 

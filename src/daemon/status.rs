@@ -12,7 +12,7 @@ use crate::cluster::state::member::{Member, Role};
 use crate::cluster::state::volume::{Attachment, Durability, OnNoQuorum, Volume};
 use crate::daemon::api::{self, NodeRef, NodeState, SiloState, VolumeState, Warning};
 use crate::daemon::attachments::{Attachments, find};
-use crate::daemon::copies::{self, Copy, View};
+use crate::daemon::copies::{self, Copy, View, Word};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::{Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
@@ -62,7 +62,7 @@ impl Observer {
         for (id, volume) in &self.state().volumes {
             volumes.push(self.volume_status(&nodes, *id, volume).await.volume);
         }
-        let warnings = warnings(&self.group.status(), &nodes);
+        let warnings = warnings(&self.group.status(), &nodes, &volumes);
         let network = self.network().unwrap_or_else(|_| self.unknown_network());
         api::Status { network, nodes, volumes, warnings }
     }
@@ -163,7 +163,8 @@ impl Observer {
             return self.peers.standing(node);
         }
         let silos = self.silos.iter().map(SiloView::life).collect();
-        let life = SignOfLife { run: self.peers.run(), version: env!("CARGO_PKG_VERSION").to_owned(), silos };
+        let details = self.silos.iter().map(SiloView::details).collect();
+        let life = SignOfLife { run: self.peers.run(), version: env!("CARGO_PKG_VERSION").to_owned(), silos, details };
         Standing::Up { since: self.since, life }
     }
 
@@ -229,7 +230,7 @@ impl Observer {
         }
         match self.peers.ask(attachment.node, &Ask::Report(id), REPORT_LIMIT).await {
             Ok(Told::Report(report)) => report,
-            Ok(Told::Alive(_) | Told::Done(_)) | Err(_) => None,
+            Ok(Told::Alive(_) | Told::Done(_) | Told::Scrub(_)) | Err(_) => None,
         }
     }
 }
@@ -238,9 +239,12 @@ impl Observer {
 fn silos_of(state: &ClusterState, node: NodeId, node_state: NodeState, life: Option<&SignOfLife>) -> Vec<api::Silo> {
     let told: BTreeMap<SiloId, &SiloLife> =
         life.into_iter().flat_map(|life| &life.silos).map(|silo| (silo.id, silo)).collect();
+    let details = |id: SiloId| life?.details.iter().find(|details| details.id == id);
+    let word = |id: &SiloId| told.get(id).map(|life| Word { life, details: details(*id) });
+    let names = |volume: VolumeId| state.volumes.get(&volume).map(|volume| volume.name.clone());
     let own = state.silos.iter().filter(|(_, info)| info.node == node);
     let mut silos: Vec<api::Silo> =
-        own.map(|(id, info)| copies::silo(*id, info, node_state, told.get(id).copied())).collect();
+        own.map(|(id, info)| copies::silo(*id, info, node_state, word(id), &names)).collect();
     let strangers = told.values().filter(|told| state.silos.get(&told.id).is_none_or(|info| info.node != node));
     silos.extend(strangers.filter(|told| told.foreign.is_some()).map(|told| copies::stranger(told)));
     silos
@@ -286,7 +290,7 @@ fn slot(
 }
 
 /// What is wrong beyond single volumes.
-fn warnings(group: &GroupStatus, nodes: &[api::Node]) -> Vec<Warning> {
+fn warnings(group: &GroupStatus, nodes: &[api::Node], volumes: &[api::Volume]) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let labels = labels(nodes);
     let label = |node: &api::Node| labels.get(&node.id).cloned().unwrap_or_default();
@@ -315,6 +319,8 @@ fn warnings(group: &GroupStatus, nodes: &[api::Node]) -> Vec<Warning> {
             let message = format!("silo {} on {} is {}: {reason}", silo.id.short(), label(node), silo.state);
             warnings.push(Warning { message, hint: silo_hint(silo.state).map(ToOwned::to_owned) });
         }
+        warnings.extend(copies::full(silo, &label(node)));
+        warnings.extend(copies::damaged_blocks(silo, &label(node), volumes));
     }
     warnings
 }
@@ -364,5 +370,7 @@ fn health(
     }
     let worst = slots.iter().find(|(slot, _)| slot.state == VolumeState::Suspended);
     let worst = worst.or_else(|| slots.iter().find(|(slot, _)| slot.state == VolumeState::Degraded));
+    // One that is healthy has a reason too if it takes no new writes.
+    let worst = worst.or_else(|| slots.iter().find(|(slot, _)| slot.reason.is_some()));
     worst.map_or((VolumeState::Healthy, None, None), of_slot)
 }

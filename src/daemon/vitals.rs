@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::base::clock::Moment;
 use crate::cluster::replication::service::SiloHandle;
+use crate::store::space::SpaceReport;
 
 /// A silo that owes an answer, or the end of a sync, for so long is stalled. A busy disk takes a second or two.
 pub const STALLED_AFTER: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ pub struct Vitals {
 /// What the worker said last.
 #[derive(Clone, Debug, Default)]
 struct Signs {
-    used_bytes: u64,
+    space: SpaceReport,
     fault: Option<String>,
     /// Why the cluster does not take the silo.
     foreign: Option<String>,
@@ -33,7 +34,7 @@ struct Signs {
 /// How a silo stands now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pulse {
-    pub used_bytes: u64,
+    pub space: SpaceReport,
     pub fault: Option<String>,
     pub foreign: Option<String>,
     /// For how long the disk has owed an answer, if that is too long.
@@ -44,11 +45,8 @@ impl Vitals {
     /// The silo was opened just now, and answers.
     pub fn new(handle: SiloHandle) -> Self {
         let silo = handle.silo();
-        let signs = Signs {
-            used_bytes: silo.used_bytes(),
-            fault: silo.faulted().map(|fault| fault.to_string()),
-            ..Signs::default()
-        };
+        let signs =
+            Signs { space: silo.space(), fault: silo.faulted().map(|fault| fault.to_string()), ..Signs::default() };
         Self { handle, signs: Arc::new(Mutex::new(signs)) }
     }
 
@@ -67,12 +65,12 @@ impl Vitals {
             self.signs().asked = Some(Moment::now());
             let told = self.handle.inspect(|keeper| {
                 let silo = keeper.silo();
-                (silo.used_bytes(), silo.faulted().map(|fault| fault.to_string()))
+                (silo.space(), silo.faulted().map(|fault| fault.to_string()))
             });
-            let Some((used_bytes, fault)) = told.await else { return };
+            let Some((space, fault)) = told.await else { return };
             let mut signs = self.signs();
             signs.asked = None;
-            signs.used_bytes = used_bytes;
+            signs.space = space;
             signs.fault = fault;
         }
     }
@@ -82,7 +80,7 @@ impl Vitals {
         let signs = self.signs().clone();
         let owed = [signs.asked, self.handle.syncing_since()].into_iter().flatten().map(|since| now.since(since)).max();
         Pulse {
-            used_bytes: signs.used_bytes,
+            space: signs.space,
             fault: signs.fault,
             foreign: signs.foreign,
             stalled: owed.filter(|owed| *owed >= STALLED_AFTER),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::daemon::api::scrub::ScrubState;
 use crate::daemon::api::{Durability, NodeState, ReplicaState, Role, SiloState, VolumeState};
 
 /// How each variant is written.
@@ -24,6 +25,15 @@ words!(SiloState {
     Foreign = "foreign",
     Stalled = "stalled",
     Unknown = "unknown",
+});
+words!(ScrubState {
+    Waiting = "waiting",
+    Reading = "reading",
+    Repairing = "repairing",
+    Done = "done",
+    Failed = "failed",
+    Unreachable = "unreachable",
+    NotBegun = "not-begun",
 });
 words!(Durability { Flush = "flush", Write = "write" });
 words!(VolumeState { Healthy = "healthy", Degraded = "degraded", Suspended = "suspended", Detached = "detached" });
@@ -53,6 +63,8 @@ mod tests {
         [NodeState::Up, NodeState::Down, NodeState::Joining, NodeState::Unknown].into_iter().for_each(same);
         [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
         [SiloState::Foreign, SiloState::Stalled, SiloState::Unknown].into_iter().for_each(same);
+        [ScrubState::Waiting, ScrubState::Reading, ScrubState::Repairing, ScrubState::Done].into_iter().for_each(same);
+        [ScrubState::Failed, ScrubState::Unreachable, ScrubState::NotBegun].into_iter().for_each(same);
         [Durability::Flush, Durability::Write].into_iter().for_each(same);
         [VolumeState::Healthy, VolumeState::Degraded, VolumeState::Suspended, VolumeState::Detached]
             .into_iter()

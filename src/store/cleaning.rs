@@ -16,12 +16,13 @@
 //! When it is worth it is told in [`crate::store::space`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use redb::ReadOnlyTable;
 
 use crate::base::block::BLOCK_BYTES;
+use crate::base::id::SlotKey;
 use crate::base::record::{HEADER_BYTES, Header, Record, RecordKind};
 use crate::store::error::{Result, StoreError};
 use crate::store::group::Group;
@@ -62,8 +63,20 @@ pub(crate) struct Cleaning {
     /// Segments that were read to their end and still hold something: it is damaged, or may not be touched now. They are
     /// not tried again while the index has as many blocks there.
     kept: BTreeMap<u32, u32>,
-    findings: Vec<Finding>,
 }
+
+/// Damage that cleaning came across in this life.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// The first places.
+    places: Vec<Finding>,
+    count: u64,
+    /// Blocks that nobody has looked after yet.
+    blocks: Vec<(SlotKey, u64)>,
+}
+
+/// Places of damage, and damaged blocks, that are remembered: the scrub finds the others.
+const FINDINGS_MAX: usize = 256;
 
 /// A block that the index refers to in the segment being emptied.
 struct Live {
@@ -81,6 +94,7 @@ struct Harvest {
     copies: Vec<Record>,
     live: Vec<Live>,
     bad: Vec<Finding>,
+    bad_blocks: Vec<(SlotKey, u64)>,
 }
 
 impl Silo {
@@ -102,9 +116,24 @@ impl Silo {
         Ok(cleaned)
     }
 
-    /// Damage that cleaning came across in this life. The bytes are left where they are.
+    /// Damage that cleaning came across in this life: the first places of it. The bytes are left where they are.
     pub fn cleaning_findings(&self) -> Vec<Finding> {
-        self.cleaning.lock().unwrap_or_else(PoisonError::into_inner).findings.clone()
+        self.findings_of_cleaning().places.clone()
+    }
+
+    /// How many places that were.
+    pub(crate) fn cleaning_found(&self) -> u64 {
+        self.findings_of_cleaning().count
+    }
+
+    /// Blocks that cleaning found damaged since the last call, for whoever sees to repairs.
+    pub fn take_damaged(&self) -> Vec<(SlotKey, u64)> {
+        std::mem::take(&mut self.findings_of_cleaning().blocks)
+    }
+
+    /// A lock of its own: a step of cleaning holds the other for long.
+    fn findings_of_cleaning(&self) -> MutexGuard<'_, Findings> {
+        self.cleaning_findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the segments before the checkpoint that nothing refers to.
@@ -166,10 +195,7 @@ impl Silo {
         };
         let bytes = harvest.live.len() as u64 * BLOCK_BYTES;
         self.relocate(&harvest)?;
-        for finding in harvest.bad {
-            tracing::warn!("segment {} is damaged at {}: {}", finding.segment, finding.offset, finding.why);
-            cleaning.findings.push(finding);
-        }
+        self.findings_of_cleaning().add(harvest.bad, harvest.bad_blocks);
         cleaning.victim = next.map(|offset| (victim, offset));
         let left = self.usage.of(victim);
         if next.is_none() && left > 0 {
@@ -266,6 +292,7 @@ impl Silo {
                 None => {
                     let why = BadEntry::Record(crate::base::record::RecordError::BlockChecksum(index as u32));
                     harvest.bad.push(Finding { segment: at.segment(), offset, why });
+                    harvest.bad_blocks.push((slot.key, *block));
                 }
             }
         }
@@ -311,6 +338,20 @@ impl Silo {
             }
             Ok(())
         })
+    }
+}
+
+impl Findings {
+    fn add(&mut self, places: Vec<Finding>, blocks: Vec<(SlotKey, u64)>) {
+        self.count += places.len() as u64;
+        for place in places {
+            tracing::warn!("segment {} is damaged at {}: {}", place.segment, place.offset, place.why);
+            if self.places.len() < FINDINGS_MAX {
+                self.places.push(place);
+            }
+        }
+        let room = FINDINGS_MAX.saturating_sub(self.blocks.len());
+        self.blocks.extend(blocks.into_iter().take(room));
     }
 }
 

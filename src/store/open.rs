@@ -94,6 +94,7 @@ impl Silo {
             checkpointing: Mutex::new(()),
             usage,
             cleaning: Mutex::default(),
+            cleaning_findings: Mutex::default(),
             space: Space::new(next_number),
             options,
             _lock: lock,

@@ -28,7 +28,8 @@ const GAP_BYTES_MAX: u32 = 16 << 10;
 /// Bytes of one read.
 const READ_BYTES_MAX: u32 = 1 << 20;
 const NOTE_NAME: &str = "scrub";
-const NOTE_BYTES_MAX: u64 = 512;
+/// Far more than the damaged blocks that are remembered take.
+const NOTE_BYTES_MAX: u64 = 1 << 20;
 /// Groups of one step at the most, however little data they name.
 const STEP_GROUPS_MAX: usize = 4096;
 
@@ -47,7 +48,7 @@ pub struct ScrubCursor {
 /// ```text
 /// offset size
 ///      0    4  CRC32C of what follows
-///      4       version byte, postcard of this
+///      4       version byte, postcard of this and of the damaged blocks that are known; the first scrubs noted none
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubNote {
@@ -116,6 +117,26 @@ impl Silo {
         Ok(step)
     }
 
+    /// What [`Self::scrub`] of one volume has to verify: its blocks with data, as far as they are in the index, and the
+    /// index itself. Reads the volume's part of the index.
+    pub fn scrub_bytes(&self, volume: VolumeId) -> Result<u64> {
+        let mut bytes = self.index.file().pages() * PAGE_BYTES as u64;
+        for slot in self.all_slots().iter().filter(|slot| slot.key.volume == volume) {
+            let mut from = Some(0);
+            while let Some(group) = from {
+                let (placed, next) = self.guard_read(self.placed(slot, group, STEP_GROUPS_MAX * BLOCK))?;
+                bytes += (placed.len() * BLOCK) as u64;
+                from = next;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The same for a pass over the whole silo, as it stands now; older versions that cleaning still keeps are in it.
+    pub fn scrub_bytes_all(&self) -> u64 {
+        self.usage.total() * BLOCK_BYTES + self.index.file().pages() * PAGE_BYTES as u64
+    }
+
     /// The current blocks with data of some groups, and the group to go on with.
     fn placed(&self, slot: &Slot, from: u64, budget_bytes: usize) -> Result<(Vec<Placed>, Option<u64>)> {
         let (txn, mut placed) = (self.index.read()?, Vec::new());
@@ -174,18 +195,23 @@ impl Silo {
         Ok(ScrubStep { bytes: end.saturating_sub(page) * PAGE_BYTES as u64, damaged: Vec::new(), next })
     }
 
-    /// How far scrubbing had come; nothing if it was never noted, or the note did not survive.
-    pub fn load_scrub_note(&self) -> Option<ScrubNote> {
+    /// How far scrubbing had come, and which damage was known; nothing if it was never noted, or the note did not survive.
+    pub fn load_scrub_note(&self) -> Option<(ScrubNote, Vec<(SlotKey, u64)>)> {
         let file = self.disk.open(NOTE_NAME).ok()?;
         let mut bytes = vec![0; file.size().ok()?.min(NOTE_BYTES_MAX) as usize];
         file.read_at(&mut bytes, 0).ok()?;
         let (crc, row) = bytes.split_first_chunk::<4>()?;
-        (crc32c::crc32c(row).to_le_bytes() == *crc).then(|| decode_row("scrub", row).ok()).flatten()
+        if crc32c::crc32c(row).to_le_bytes() != *crc {
+            return None;
+        }
+        let first = || Some((decode_row("scrub", row).ok()?, Vec::new()));
+        decode_row("scrub", row).ok().or_else(first)
     }
 
-    /// Notes how far scrubbing has come. A power loss may take the note, and then a pass begins anew.
-    pub fn save_scrub_note(&self, note: &ScrubNote) -> io::Result<()> {
-        let row = encode_row(note);
+    /// Notes how far scrubbing has come, and the damaged blocks that are known. A power loss may take the note, and then
+    /// a pass begins anew.
+    pub fn save_scrub_note(&self, note: &ScrubNote, damaged: &[(SlotKey, u64)]) -> io::Result<()> {
+        let row = encode_row(&(note, damaged));
         let crc = crc32c::crc32c(&row).to_le_bytes();
         let file = match self.disk.open(NOTE_NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(NOTE_NAME)?,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use crate::base::id::{Epoch, Incarnation, NetworkId, Seq, SiloId, SlotKey};
 use crate::store::ballast::Ballast;
 use crate::store::checkpoint::save_row;
-use crate::store::cleaning::Cleaning;
+use crate::store::cleaning::{Cleaning, Findings};
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::Index;
@@ -103,6 +103,7 @@ pub struct Silo {
     pub(crate) checkpointing: Mutex<()>,
     pub(crate) usage: Usage,
     pub(crate) cleaning: Mutex<Cleaning>,
+    pub(crate) cleaning_findings: Mutex<Findings>,
     pub(crate) space: Space,
     pub(crate) _lock: Box<dyn DiskLock>,
 }

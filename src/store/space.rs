@@ -15,6 +15,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::block::BLOCK_BYTES;
 use crate::store::ballast::growth_bytes;
 use crate::store::cleaning::Cleaned;
@@ -56,7 +58,7 @@ pub(crate) struct Space {
 }
 
 /// How a silo's space is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpaceReport {
     /// Bytes on the disk: segments and index, with what is made ahead.
     pub used_bytes: u64,
@@ -66,12 +68,16 @@ pub struct SpaceReport {
     pub free_bytes: u64,
     /// New writes are refused.
     pub full: bool,
+    /// How much is to become free before they are taken again, while they are refused for want of space.
+    pub missing_bytes: u64,
     /// Bytes appended by clients and other silos since the opening.
     pub written_bytes: u64,
     /// Bytes of blocks copied forward by cleaning since then.
     pub moved_bytes: u64,
     /// Segments removed since then.
     pub removed_segments: u64,
+    /// Damaged places that cleaning came across since then.
+    pub cleaning_found: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,15 +121,19 @@ impl Silo {
         let live_bytes = self.usage.total() * BLOCK_BYTES;
         let in_segments = self.log.allocated_bytes() - self.log.spare_bytes();
         let reclaimable = in_segments.saturating_sub(live_bytes + live_bytes / 32);
-        let reserve = load(&self.space.reserve_bytes) + CRITICAL_SEGMENTS * self.segment_bytes();
+        let promised = load(&self.space.reserve_bytes);
+        let reserve = promised + CRITICAL_SEGMENTS * self.segment_bytes();
+        let full = !self.takes_writes(promised);
         SpaceReport {
             used_bytes: self.used_bytes(),
             live_bytes,
             free_bytes: (self.room_bytes() + reclaimable).saturating_sub(reserve),
-            full: !self.takes_writes(load(&self.space.reserve_bytes)),
+            full,
+            missing_bytes: if full { self.missing_bytes(promised) } else { 0 },
             written_bytes: load(&self.space.written_bytes),
             moved_bytes: load(&self.space.moved_bytes),
             removed_segments: load(&self.space.removed_segments),
+            cleaning_found: self.cleaning_found(),
         }
     }
 
@@ -134,6 +144,14 @@ impl Silo {
             self.space.ample_bytes.store(0, Ordering::Relaxed);
         }
         self.fault.get().is_none() && self.has_index_room() && self.room_bytes() >= reserve_bytes + self.segment_bytes()
+    }
+
+    /// What [`Self::takes_writes`] lacks.
+    fn missing_bytes(&self, reserve_bytes: u64) -> u64 {
+        let room = (reserve_bytes + self.segment_bytes()).saturating_sub(self.room_bytes());
+        let index = growth_bytes(self.index.size()) + self.segment_bytes();
+        let index = index.saturating_sub(self.disk.free_bytes().unwrap_or(0));
+        room.max(if self.has_index_room() { 0 } else { index })
     }
 
     /// How hard cleaning should work, from 0 (there is no hurry) to 1 (without pause).

@@ -1,6 +1,8 @@
 //! A small cluster in the types of the control API: three nodes, one of them down, and a volume in each state.
 
 use infinit::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
+use infinit::daemon::api::scrub::{ScrubState, SiloScrub, VolumeScrub};
+use infinit::daemon::api::silo::{Cleaning, Damage, Range, Scrub, Space};
 use infinit::daemon::api::{
     Attachment, Cluster, Durability, Invitation, Network, Node, NodeRef, NodeState, Replica, ReplicaState, Role, Silo,
     SiloState, Slot, Status, Volume, VolumeState, VolumeStatus, Warning,
@@ -36,6 +38,8 @@ pub fn nodes() -> Vec<Node> {
             path: (number == 1).then(|| "/data".into()),
             capacity_bytes: 500 << 30,
             used_bytes: (!down).then_some((1 << 30) + (512 << 20)),
+            space: (!down).then(|| space(number == 2)),
+            scrub: (!down).then(|| silo_scrub(number)),
         };
         Node {
             id,
@@ -63,6 +67,75 @@ pub fn nodes() -> Vec<Node> {
         ..node(4)
     };
     vec![node(1), node(2), node(3), client]
+}
+
+/// The second silo is full.
+fn space(full: bool) -> Space {
+    Space {
+        live_bytes: 1 << 30,
+        free_bytes: if full { 0 } else { 480 << 30 },
+        full,
+        missing_bytes: if full { 24 << 20 } else { 0 },
+        cleaning: Cleaning { written_bytes: 3 << 30, moved_bytes: 1 << 29, removed_segments: 7, damaged_places: 0 },
+    }
+}
+
+/// The first is being scrubbed, the second has a damaged block.
+fn silo_scrub(number: u8) -> Scrub {
+    let range = Range { offset_bytes: 12288, length_bytes: 8192 };
+    let damage = Damage { volume: VolumeId([1; 16]), name: Some("pg".into()), range };
+    let damaged = number == 2;
+    Scrub {
+        running: number == 1,
+        checked_bytes: 256 << 20,
+        total_bytes: 1 << 30,
+        finished_at: damaged.then(|| CREATED.into()),
+        found_blocks: if damaged { 7 } else { 0 },
+        repaired_blocks: if damaged { 5 } else { 0 },
+        damaged_blocks: if damaged { 2 } else { 0 },
+        damage: if damaged { vec![damage] } else { Vec::new() },
+    }
+}
+
+/// A scrub of volume `pg` as it stands at the first, the second, and any later question; or one that leaves damage.
+pub fn scrub(asked: usize, name: &str) -> VolumeScrub {
+    let silo = |number: u8, state, checked: u64, damaged: u64, repaired: u64| SiloScrub {
+        silo: SiloId([number + 16; 16]),
+        node: node_ref(number),
+        state,
+        reason: None,
+        total_bytes: 64 << 20,
+        checked_bytes: checked << 20,
+        bytes_per_second: (checked > 0).then_some(512 << 20),
+        damaged_blocks: damaged,
+        repaired_blocks: repaired,
+        left_blocks: damaged - repaired,
+        left: Vec::new(),
+    };
+    let volume = volumes().into_iter().find(|volume| volume.name == "pg").unwrap();
+    let whole = |number| silo(number, ScrubState::Done, 64, 0, 0);
+    let silos = match (name, asked) {
+        ("pg", 0) => [1, 2, 3].map(|number| silo(number, ScrubState::Waiting, 0, 0, 0)),
+        ("pg", 1) => [silo(1, ScrubState::Reading, 32, 0, 0), silo(2, ScrubState::Repairing, 64, 2, 1), whole(3)],
+        ("pg", _) => [whole(1), silo(2, ScrubState::Done, 64, 2, 2), whole(3)],
+        (_, _) => {
+            let left = vec![Range { offset_bytes: 12288, length_bytes: 8192 }];
+            let damaged = SiloScrub { left, ..silo(1, ScrubState::Done, 64, 3, 1) };
+            let why = "the silo takes nothing since a sync failed: Input/output error";
+            let failed = SiloScrub { reason: Some(why.into()), ..silo(2, ScrubState::Failed, 3, 0, 0) };
+            let away =
+                SiloScrub { reason: Some("node host-c is down".into()), ..silo(3, ScrubState::Unreachable, 0, 0, 0) };
+            match name {
+                "mail" => [damaged, failed, away],
+                "old" => [damaged, whole(2), whole(3)],
+                "waiting" => [1, 2, 3].map(|number| silo(number, ScrubState::Reading, 1, 0, 0)),
+                "failed" => [whole(1), failed, away],
+                _ => [whole(1), whole(2), away],
+            }
+        }
+    };
+    let attached_to = (name != "old").then(|| node_ref(1));
+    VolumeScrub { id: volume.id, name: name.into(), attached_to, silos: silos.into() }
 }
 
 pub fn attachment() -> Attachment {

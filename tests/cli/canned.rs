@@ -1,6 +1,7 @@
 //! A daemon of canned answers: the routes of the control API on a Unix socket, served by axum. What it is asked is
 //! kept, so that tests see what the client sent.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
@@ -52,6 +53,9 @@ impl Canned {
 }
 
 fn router(status: api::Status, requests: Requests) -> Router {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let scrub =
+        async move |Path(name): Path<String>| Json(answers::scrub(asked.fetch_add(1, Ordering::Relaxed), &name));
     let keep = axum::middleware::from_fn_with_state(requests, keep_request);
     Router::new()
         .route("/v1/status", get(move || answer(status.clone())))
@@ -66,6 +70,7 @@ fn router(status: api::Status, requests: Requests) -> Router {
         .route("/v1/volumes/{name}", get(volume).delete(delete))
         .route("/v1/volumes/{name}/attach", post(attach))
         .route("/v1/volumes/{name}/detach", post(detach))
+        .route("/v1/volumes/{name}/scrub", get(scrub.clone()).post(scrub))
         .fallback(any(|| async { refuse(Fault::not_found("no such route")) }))
         .layer(keep)
 }

@@ -37,6 +37,7 @@ const PAGES: [(&str, &[&[&str]]); 4] = [
             &["volume", "status", "--help"],
             &["volume", "attach", "--help"],
             &["volume", "detach", "--help"],
+            &["volume", "scrub", "--help"],
             &["volume", "recover", "--help"],
             &["volume", "delete", "--help"],
         ],

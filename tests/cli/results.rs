@@ -12,11 +12,12 @@ use crate::cli::{Home, Transcript, answers, golden};
 #[test]
 fn tables_are_for_people() {
     let daemon = Canned::start();
-    let calls: [&[&str]; 10] = [
+    let calls: [&[&str]; 11] = [
         &["status"],
         &["network", "show"],
         &["node", "list"],
         &["node", "show"],
+        &["node", "show", "host-b"],
         &["node", "show", "host-c"],
         &["node", "show", "host-d"],
         &["volume", "list"],
@@ -93,6 +94,44 @@ fn stdout_has_what_a_script_wants_and_nothing_else() {
     ];
     let transcripts: Vec<_> = calls.iter().map(|args| daemon.home.run(args)).collect();
     golden("verbs.txt", &transcripts);
+}
+
+#[test]
+fn a_scrub_is_watched_to_its_end() {
+    let calls: [(i32, &[&str]); 7] = [
+        (0, &["volume", "scrub", "pg"]),
+        (0, &["volume", "scrub", "pg", "-q"]),
+        (0, &["volume", "scrub", "pg", "--output", "json"]),
+        (1, &["volume", "scrub", "mail"]),
+        (1, &["volume", "scrub", "old"]),
+        (1, &["volume", "scrub", "failed", "--output", "json"]),
+        (5, &["volume", "scrub", "away"]),
+    ];
+    let run = |(code, args): &(i32, &[&str])| {
+        let daemon = Canned::start();
+        let transcript = daemon.home.run(args);
+        assert_eq!(transcript.code, *code, "{}", transcript.text());
+        let last = daemon.last_request();
+        assert!(last.starts_with(if *code > 0 { "POST " } else { "GET " }), "{last}");
+        transcript
+    };
+    golden("scrub.txt", &calls.iter().map(run).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_interrupted_scrub_says_that_it_goes_on() {
+    let daemon = Canned::start();
+    let args = ["volume", "scrub", "waiting"];
+    let mut child = spawn(daemon.home.command(&args));
+    while !daemon.last_request().starts_with("GET ") {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was interrupted");
+        std::thread::yield_now();
+    }
+    // `timeout` passes the signal on.
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let transcript = Transcript::of(&daemon.home, &args, child.wait_with_output().unwrap());
+    golden("scrub-interrupted.txt", &[transcript]);
 }
 
 #[test]

@@ -289,7 +289,7 @@ impl Refused {
     }
 }
 
-fn refusal(call: String, output: &std::process::Output) -> Refused {
+pub fn refusal(call: String, output: &std::process::Output) -> Refused {
     let errors = String::from_utf8_lossy(&output.stderr);
     let code = output.status.code().unwrap_or_else(|| panic!("{call}: {}: {errors}", output.status));
     assert_ne!(code, 0, "{call} was not refused");

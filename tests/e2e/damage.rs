@@ -13,16 +13,16 @@ use tokio::runtime::Runtime;
 
 use crate::e2e::cluster::{Cluster, PATIENCE, eventually};
 
-const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 /// Blocks of these tests have this all over, and nothing else on the disks has.
 const MARK: u8 = 0xa7;
 
-fn value(byte: u8) -> Bytes {
+pub fn value(byte: u8) -> Bytes {
     Bytes::from(vec![byte; BLOCK])
 }
 
 /// The segment of a node's silo that holds a block full of this byte, and where in it.
-fn place_of(cluster: &Cluster, node: usize, byte: u8) -> Option<(PathBuf, u64)> {
+pub fn place_of(cluster: &Cluster, node: usize, byte: u8) -> Option<(PathBuf, u64)> {
     let silo = cluster.home(node).join("silo");
     let mut segments: Vec<PathBuf> = std::fs::read_dir(&silo).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")));

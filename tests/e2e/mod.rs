@@ -22,6 +22,7 @@ mod namespace;
 mod networks;
 mod refusals;
 mod restart_all;
+mod scrub;
 mod standing;
 mod tokens;
 

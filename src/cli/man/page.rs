@@ -54,7 +54,7 @@ fn noun_page(noun: &Command) -> String {
         text.push_str(".SH VERBS\n");
     }
     for verb in verbs {
-        text.push_str(&format!(".SS {}\n{}\n", escaped(verb.get_name()), about(verb)));
+        text.push_str(&format!(".SS {}\n{}\n{}", escaped(verb.get_name()), about(verb), more_about(verb)));
         text.push_str(&options(verb));
     }
     text.push_str(overview::SEE_ALSO);
@@ -72,6 +72,12 @@ fn name_section(name: &str, command: &Command) -> String {
 
 fn about(command: &Command) -> String {
     command.get_about().map(|about| escaped(&about.to_string())).unwrap_or_default()
+}
+
+/// What stands below the first paragraph of a verb's description.
+fn more_about(command: &Command) -> String {
+    let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+    long.split("\n\n").skip(1).map(|paragraph| format!(".PP\n{}\n", escaped(&paragraph.replace('\n', " ")))).collect()
 }
 
 /// A usage line with every option: first what must be given.

@@ -12,6 +12,7 @@ mod delete;
 mod detach;
 pub mod list;
 mod recover;
+mod scrub;
 mod status;
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +22,7 @@ pub enum VolumeCommand {
     Status(status::StatusArgs),
     Attach(attach::AttachArgs),
     Detach(detach::DetachArgs),
+    Scrub(scrub::ScrubArgs),
     Recover(recover::RecoverArgs),
     Delete(delete::DeleteArgs),
 }
@@ -33,6 +35,7 @@ impl VolumeCommand {
             VolumeCommand::Status(args) => args.run(context).await,
             VolumeCommand::Attach(args) => args.run(context).await,
             VolumeCommand::Detach(args) => args.run(context).await,
+            VolumeCommand::Scrub(args) => args.run(context).await,
             VolumeCommand::Recover(args) => args.run(context).await,
             VolumeCommand::Delete(args) => args.run(context).await,
         }

@@ -6,7 +6,7 @@
 //! - [`acceptor`] is a silo's side: it promises epochs, takes the stream in order, votes, and is brought up to date.
 //!
 //! [`message`] is what they say to one another. [`keeper`] carries out an acceptor's effects on a store, [`scrubber`]
-//! looks for decay in it; the threads and tasks around both sides are in [`service`] with its [`worker`], and [`driver`]. The rules are numbered as in ARCHITECTURE.md.
+//! looks for decay in it, when people ask for it too ([`scrub_request`]); the threads and tasks around both sides are in [`service`] with its [`worker`], and [`driver`]. The rules are numbered as in ARCHITECTURE.md.
 
 pub mod acceptor;
 pub mod connections;
@@ -14,6 +14,7 @@ pub mod driver;
 pub mod keeper;
 pub mod message;
 pub mod order;
+pub mod scrub_request;
 pub mod scrubber;
 pub mod service;
 pub mod sessions;

@@ -17,6 +17,7 @@ use crate::base::id::{NodeId, SiloId, VolumeId};
 use crate::cluster::replication::acceptor::Session;
 use crate::cluster::replication::keeper::Keeper;
 use crate::cluster::replication::message::ToSilo;
+use crate::cluster::replication::scrub_request::{ScrubRequest, ScrubRequests};
 use crate::cluster::replication::scrubber::{ScrubReport, Scrubber};
 use crate::cluster::replication::worker::{Chore, Input, Sink, Threads, Waiting, Worker};
 use crate::store::error::StoreError;
@@ -40,6 +41,7 @@ pub struct SiloHandle {
     /// When the sync that runs now began, 0 if none does.
     sync_began: Arc<AtomicU64>,
     scrub: Arc<Mutex<ScrubReport>>,
+    scrub_requests: ScrubRequests,
 }
 
 /// The threads of a running silo.
@@ -73,8 +75,10 @@ impl SiloService {
             next_session: Arc::default(),
             sync_began: Arc::default(),
             scrub: scrubber.report(),
+            scrub_requests: scrubber.requests(),
         };
         let name = silo.id().short();
+        let asks = worker.clone();
         let (syncing, sync_silo, sync_began) = (worker.clone(), silo.clone(), handle.sync_began.clone());
         let finds = handle.inbox.clone();
         let chore_silo = silo;
@@ -88,7 +92,7 @@ impl SiloService {
                 .spawn(move || run_chores(&chore_silo, &chore_requests))?,
             std::thread::Builder::new()
                 .name(format!("scrub-{name}"))
-                .spawn(move || run_scrub(scrubber, &scrub_requests, &finds))?,
+                .spawn(move || run_scrub(scrubber, &asks, &scrub_requests, &finds))?,
         ];
         Ok(SiloService { handle, threads })
     }
@@ -143,14 +147,20 @@ impl SiloHandle {
         self.send(Input::Forget(volume));
     }
 
-    /// Begins a pass of the scrub at once.
-    pub fn scrub(&self) {
+    /// Asks for a scrub of a volume, unless one is under way.
+    pub fn scrub(&self, volume: VolumeId) {
+        self.scrub_requests.add(volume);
         self.send(Input::Scrub);
     }
 
-    /// How the scrub stands.
+    /// How the last scrub stands that was asked for; none since the silo was opened.
+    pub fn scrub_of(&self, volume: VolumeId) -> Option<ScrubRequest> {
+        self.scrub_requests.of(volume)
+    }
+
+    /// How scrubbing stands by itself, and what damage is known.
     pub fn scrub_report(&self) -> ScrubReport {
-        *self.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+        self.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Since when the disk has owed the end of a sync, if one runs.
@@ -352,15 +362,18 @@ fn clean(silo: &Silo) -> Option<Duration> {
     }
 }
 
-fn run_scrub(mut scrubber: Scrubber, requests: &Receiver<()>, inbox: &Sender<Input>) {
+fn run_scrub(mut scrubber: Scrubber, worker: &Mutex<Worker>, requests: &Receiver<()>, inbox: &Sender<Input>) {
+    let has_writer = |volume| take(worker).has_writer(volume);
     loop {
-        let next = scrubber.step(wall_seconds());
+        let began = Moment::now();
+        let next = scrubber.step(wall_seconds(), &has_writer);
+        scrubber.spent(Moment::now().since(began));
         if !next.tell.is_empty() && inbox.send(Input::Damaged(next.tell)).is_err() {
             return;
         }
         match requests.recv_timeout(next.pause) {
-            Ok(()) => scrubber.demand(),
-            Err(RecvTimeoutError::Timeout) => {}
+            // A request wakes up, and the next step sees it.
+            Ok(()) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }

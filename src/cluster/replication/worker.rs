@@ -44,7 +44,7 @@ pub enum Input {
     Message(NodeId, Session, ToSilo),
     /// The scrub found these blocks damaged.
     Damaged(Vec<(SlotKey, u64)>),
-    /// A scrub is asked for.
+    /// A scrub was asked for.
     Scrub,
     Confirmed,
     Retire(String),
@@ -237,6 +237,11 @@ impl Worker {
     pub fn synced(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) {
         let outcome = self.keeper.end_sync(marks, result);
         self.dispatch(outcome);
+    }
+
+    /// Whether a volume's writer is connected.
+    pub(super) fn has_writer(&self, volume: VolumeId) -> bool {
+        self.writers.contains_key(&volume)
     }
 
     /// Tells the writers of damaged blocks; who has none attached is told by the scrub again, later.

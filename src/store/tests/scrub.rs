@@ -1,5 +1,7 @@
 //! Scrub finds what decayed, where reads would not look, and nothing else.
 
+use std::io::IoSlice;
+
 use super::*;
 use crate::store::error::{Operation, StoreError};
 use crate::store::scrub::{ScrubCursor, ScrubNote, ScrubStep};
@@ -102,11 +104,20 @@ fn how_far_scrubbing_has_come_is_kept_or_begins_anew() {
     assert_eq!(silo.load_scrub_note(), None);
     let step = silo.scrub(ScrubCursor::default(), None, 4096).unwrap();
     let note = ScrubNote { cursor: step.next, bytes: step.bytes, found: 1 << 40, ..ScrubNote::default() };
-    silo.save_scrub_note(&note).unwrap();
-    assert_eq!(silo.load_scrub_note(), Some(note));
+    let damaged: Vec<(SlotKey, u64)> = (0..4096).map(|block| (KEY, u64::MAX - block)).collect();
+    silo.save_scrub_note(&note, &damaged).unwrap();
+    assert_eq!(silo.load_scrub_note(), Some((note, damaged)));
     let shorter = ScrubNote { cursor: None, found: 0, ..note };
-    silo.save_scrub_note(&shorter).unwrap();
-    assert_eq!(silo.load_scrub_note(), Some(shorter));
+    silo.save_scrub_note(&shorter, &[]).unwrap();
+    assert_eq!(silo.load_scrub_note(), Some((shorter, Vec::new())));
+    // As the first scrubs noted it: without a list.
+    let len = disk.contents("scrub").unwrap().len() as u64;
+    let file = silo.disk.open("scrub").unwrap();
+    let mut row = vec![0; len as usize - 4 - 1];
+    file.read_at(&mut row, 4).unwrap();
+    file.write_vectored_at(&mut [IoSlice::new(&crc32c::crc32c(&row).to_le_bytes()), IoSlice::new(&row)], 0).unwrap();
+    file.set_len(len - 1).unwrap();
+    assert_eq!(silo.load_scrub_note(), Some((shorter, Vec::new())));
     disk.flip_bit("scrub", 6, 1);
     assert_eq!(silo.load_scrub_note(), None);
 }
