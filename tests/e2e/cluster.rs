@@ -68,13 +68,29 @@ impl Cluster {
     /// Nodes that run, know one another, and have a silo each, by the commands that a user types.
     pub fn new(nodes: usize) -> Cluster {
         let mut cluster = Cluster::bare(nodes);
-        cluster.run(0, &["network", "create", "prod"]);
-        cluster.start_with(0, &["--listen", "127.0.0.1:0", "--no-mdns"]);
-        cluster.wait(0);
-        for node in 1..nodes {
-            let token = cluster.run(0, &["network", "invite"]);
-            cluster.run(node, &["network", "join", token.trim()]);
-            cluster.start_with(node, &["--listen", "127.0.0.1:0", "--no-mdns"]);
+        cluster.found(&vec![String::new(); nodes]);
+        cluster
+    }
+
+    /// As [`Self::new`], each node with the silo that is named for it, `PATH` or `PATH:CAPACITY`.
+    pub fn with_silos(silos: &[String]) -> Cluster {
+        let mut cluster = Cluster::bare(silos.len());
+        cluster.found(silos);
+        cluster
+    }
+
+    /// Makes a bare cluster one that runs; a node whose silo has no name has one in its home.
+    pub fn found(&mut self, silos: &[String]) {
+        let (cluster, nodes) = (self, silos.len());
+        for (node, silo) in silos.iter().enumerate() {
+            if node == 0 {
+                cluster.run(0, &["network", "create", "prod"]);
+            } else {
+                let token = cluster.run(0, &["network", "invite"]);
+                cluster.run(node, &["network", "join", token.trim()]);
+            }
+            let options = ["--listen", "127.0.0.1:0", "--no-mdns", "--silo", silo];
+            cluster.start_with(node, &options[..if silo.is_empty() { 3 } else { 5 }]);
             cluster.wait(node);
         }
         let voters = if nodes < 3 { 1 } else { 3 };
@@ -84,7 +100,6 @@ impl Cluster {
                 up == nodes && status.network.cluster.as_ref().is_some_and(|c| c.voters.len() == voters)
             });
         }
-        cluster
     }
 
     pub fn home(&self, node: usize) -> &Path {

@@ -170,7 +170,7 @@ pub fn offset(block: usize) -> u64 {
 }
 
 /// The bytes of a value in a block.
-fn fill(block: usize, value: u64) -> Bytes {
+pub fn fill(block: usize, value: u64) -> Bytes {
     if value == 0 {
         return Bytes::from(vec![0; BLOCK_BYTES]);
     }
@@ -184,7 +184,7 @@ fn fill(block: usize, value: u64) -> Bytes {
 }
 
 /// The value whose bytes these are, all of them, in this block; else none.
-fn value(block: usize, bytes: &[u8]) -> Option<u64> {
+pub fn value(block: usize, bytes: &[u8]) -> Option<u64> {
     let value = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     (fill(block, value) == bytes).then_some(value)
 }

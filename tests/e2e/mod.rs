@@ -11,6 +11,8 @@ mod abuse;
 mod cluster;
 mod damage;
 mod demo;
+mod disks;
+mod faults;
 mod fencing;
 mod kill_a_follower;
 mod kill_all;
