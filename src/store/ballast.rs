@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::{Disk, DiskFile, is_full};
 
 pub(crate) const BALLAST_NAME: &str = "reserve";
 
@@ -16,6 +16,9 @@ pub(crate) const BALLAST_NAME: &str = "reserve";
 const GROWTH_BYTES_MAX: u64 = 4 << 30;
 /// A transaction may need this much of a file that was just made.
 const GROWTH_BYTES_MIN: u64 = 4 << 20;
+
+/// What must be free beside the growth, so that others who write to the disk in the same moment do not take it.
+const FREE_BYTES_SPARE: u64 = 4 << 20;
 
 /// The file that keeps the room.
 pub(crate) struct Ballast {
@@ -56,9 +59,22 @@ impl Ballast {
                 self.bytes.store(bytes, Ordering::Relaxed);
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
+            Err(error) if is_full(&error) => {
+                // A part of it may have been allocated.
+                self.bytes.store(0, Ordering::Relaxed);
+                match self.disk.remove(BALLAST_NAME) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(false),
+                }
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether an index of this size can grow, come what may.
+    pub(crate) fn assures_growth(&self, index_bytes: u64) -> bool {
+        let growth = growth_bytes(index_bytes);
+        self.bytes() >= growth || self.disk.free_bytes().is_ok_and(|free| free >= growth + FREE_BYTES_SPARE)
     }
 
     /// Gives the room back.
@@ -67,7 +83,7 @@ impl Ballast {
     }
 }
 
-/// Lets the index grow to `len` bytes into the ballast's room, so that the two together take no more than before.
+/// Lets a file of the index grow to `len` bytes into the ballast's room, so that the two together take no more than before.
 pub(crate) fn grow(file: &dyn DiskFile, ballast: Option<&Ballast>, len: u64) -> io::Result<()> {
     if let Some(ballast) = ballast {
         ballast.release()?;

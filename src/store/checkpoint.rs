@@ -5,6 +5,11 @@
 //! extents and the trims. Until then a crash replays from the old place, and finding some of the versions in the index
 //! already changes nothing: a version is known by its stamp. Appends and reads go on all the while.
 //!
+//! Where there is no space in the index for what was appended, the checkpoint ends with [`StoreError::NoSpace`] and what was
+//! frozen is put back beneath the overlay: nothing is lost, and the next checkpoint begins anew.
+//!
+//! [`StoreError::NoSpace`]: crate::store::error::StoreError::NoSpace
+//!
 //! Afterwards what the committed watermark has passed is carried out: trims remove what they hide, and the rows of
 //! forgotten slots go, again in bounded transactions.
 
@@ -17,8 +22,8 @@ use redb::{ReadableTable, TableHandle, WriteTransaction};
 use crate::base::id::{Seq, SlotKey};
 use crate::base::mutant::{Mutant, on};
 use crate::store::append::lock_gates;
-use crate::store::error::Result;
-use crate::store::index::{Blocks, Turn, change_group, each_group};
+use crate::store::error::{Result, StoreError};
+use crate::store::index::{Blocks, Leaves, Turn, change_group, each_group};
 use crate::store::keys::{
     BLOCKS, EXTENTS, FORGOTTEN, GROUP_BLOCKS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, TRIMS, edge_key, encode_row,
     marker_key, place_key, slot_key, trim_key, unpack,
@@ -26,12 +31,15 @@ use crate::store::keys::{
 use crate::store::position::Position;
 use crate::store::silo::Silo;
 use crate::store::slots::{Content, Frozen, Slot};
+use crate::store::superblock::IN_USE_NAME;
 use crate::store::trims::Trim;
 use crate::store::usage::Tally;
 use crate::store::version::{Place, Retention, Version};
 
 /// Groups that one transaction changes: 50 to 100 ms on a large index, the longest that a commit waits.
 const BATCH_GROUPS: usize = 2048;
+/// The same while the index cannot grow: every one may take a page until the transaction is over.
+const BATCH_GROUPS_SHORT: usize = 64;
 
 /// The frozen slots and how far their versions were merged.
 struct Progress {
@@ -75,7 +83,7 @@ impl Silo {
         let (groups, retention) = {
             let mut content = slot.write();
             let mut groups = Vec::new();
-            while groups.len() < BATCH_GROUPS
+            while groups.len() < self.batch_groups()
                 && let Some(group) = content.next_settled()
             {
                 content.unsettled.remove(&group);
@@ -86,31 +94,52 @@ impl Silo {
         if groups.is_empty() {
             return Ok(false);
         }
-        self.change_index(&turn, |txn, tally| {
+        let settled = self.change_index(&turn, Leaves::Nothing, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
             for group in &groups {
                 change_group(&mut table, tally, slot.number, *group, |blocks| blocks.prune(&retention))?;
             }
             Ok(true)
-        })
+        });
+        if settled.is_err() {
+            slot.write().unsettled.extend(groups.iter().map(|group| (Seq::ZERO, *group)));
+        }
+        settled
     }
 
     /// Stops in order: what was appended is durable and the next opening has nothing to replay. The last call; the lock
     /// is released when the silo is dropped. Should something be appended nevertheless, the next opening replays it.
     pub fn close(&self) -> Result<()> {
-        self.merge(true)
+        self.merge(true)?;
+        self.disk.remove(IN_USE_NAME).map_err(StoreError::io("note that the silo is closed"))
     }
 
     /// `clean` says that the log ends where this checkpoint does.
     fn merge(&self, clean: bool) -> Result<()> {
         let _one = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_fault()?;
-        let (end, mut progress) = self.freeze()?;
+        let pending = [self.pending_versions.load(Ordering::Relaxed), self.pending_bytes.load(Ordering::Relaxed)];
+        let trimmed = self.space.trimmed.load(Ordering::Relaxed);
+        let (end, progress) = self.freeze()?;
+        let merged = self.merge_frozen(end, progress, clean);
+        if merged.is_err() {
+            self.pending_versions.fetch_add(pending[0], Ordering::Relaxed);
+            self.pending_bytes.fetch_add(pending[1], Ordering::Relaxed);
+            self.space.trimmed.fetch_or(trimmed, Ordering::Relaxed);
+        }
+        merged
+    }
+
+    fn merge_frozen(&self, end: Position, mut progress: Progress, clean: bool) -> Result<()> {
         if !on(Mutant::CheckpointCoversUnsynced) {
             self.sync_log()?;
         }
         while self.merge_batch(&mut progress)? {}
         self.finish_checkpoint(end, &progress, clean)
+    }
+
+    fn batch_groups(&self) -> usize {
+        if self.index.can_grow() { BATCH_GROUPS } else { BATCH_GROUPS_SHORT }
     }
 
     /// Splits all overlays at one place of the log.
@@ -125,6 +154,7 @@ impl Silo {
         let mut frozen = Vec::with_capacity(slots.len());
         for slot in &slots {
             let mut content = slot.write();
+            content.thaw();
             let overlay = std::mem::take(&mut content.active);
             let content_frozen = Arc::new(Frozen { overlay, applied: content.state.applied });
             content.frozen = Some(content_frozen.clone());
@@ -140,9 +170,9 @@ impl Silo {
             return Ok(false);
         }
         let turn = self.index.turn(false);
-        self.change_index(&turn, |txn, tally| {
+        self.change_index(&turn, Leaves::Enough, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
-            let mut budget = BATCH_GROUPS;
+            let mut budget = self.batch_groups();
             while budget > 0
                 && let Some((slot, frozen)) = progress.slots.get(progress.slot)
             {
@@ -165,17 +195,27 @@ impl Silo {
     fn finish_checkpoint(&self, end: Position, progress: &Progress, clean: bool) -> Result<()> {
         let turn = self.index.turn(false);
         let row = SiloRow { checkpoint: end, clean, ..self.row().clone() };
-        self.guard(turn.write(|txn| {
+        let mut saved_before = Vec::new();
+        let saved = self.guard(turn.write(Leaves::Enough, |txn| {
             for (slot, frozen) in &progress.slots {
                 let mut content = slot.write();
                 if content.is_frozen(frozen) {
-                    content.saved_applied = frozen.applied;
+                    let before = std::mem::replace(&mut content.saved_applied, frozen.applied);
+                    saved_before.push((slot, before));
                     save_slot(txn, slot, &mut content, end)?;
                 }
             }
             txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
             Ok(())
-        }))?;
+        }));
+        if saved.is_err() {
+            for (slot, before) in saved_before {
+                let mut content = slot.write();
+                content.saved_applied = before;
+                content.extents.count_as_changed();
+            }
+        }
+        saved?;
         *self.row() = row;
         for (slot, frozen) in &progress.slots {
             let mut content = slot.write();
@@ -211,18 +251,19 @@ impl Silo {
             }
             content.retention()
         };
-        let done = self.change_index(turn, |txn, tally| {
+        let most = self.batch_groups();
+        let done = self.change_index(turn, Leaves::Nothing, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
             let mut groups = Vec::new();
             let range = trim.blocks.start / GROUP_BLOCKS..=(trim.blocks.end - 1) / GROUP_BLOCKS;
             each_group(&table, slot.number, range, |group, _| {
                 groups.push(group);
-                Ok(groups.len() < BATCH_GROUPS)
+                Ok(groups.len() < most)
             })?;
             for group in &groups {
                 trim_group(&mut table, tally, slot.number, *group, &trim, &retention)?;
             }
-            let full = groups.len() == BATCH_GROUPS;
+            let full = groups.len() == most;
             let done = match groups.last() {
                 Some(last) if full => ((last + 1) * GROUP_BLOCKS).min(trim.blocks.end),
                 _ => trim.blocks.end,
@@ -244,10 +285,11 @@ impl Silo {
             return Ok(false);
         }
         let turn = self.index.turn(false);
-        self.change_index(&turn, |txn, tally| {
+        let most = self.batch_groups();
+        self.change_index(&turn, Leaves::Nothing, |txn, tally| {
             let mut forgotten = txn.open_table(FORGOTTEN)?;
             let Some(number) = forgotten.first()?.map(|(number, _)| number.value()) else { return Ok(false) };
-            if clear_slot(txn, tally, number)? {
+            if clear_slot(txn, tally, number, most)? {
                 forgotten.remove(number)?;
             }
             Ok(true)
@@ -354,9 +396,9 @@ fn next_ripe(content: &Content) -> Option<Trim> {
     content.trims.iter().find(|trim| trim.unsaved.is_none() && retention.may_clean(trim.stamp))
 }
 
-/// Removes up to a batch of rows of a slot number; true once there are none left.
-fn clear_slot(txn: &WriteTransaction, tally: &mut Tally, number: u32) -> Result<bool> {
-    let mut left = BATCH_GROUPS;
+/// Removes up to `most` rows of a slot number; true once there are none left.
+fn clear_slot(txn: &WriteTransaction, tally: &mut Tally, number: u32, most: usize) -> Result<bool> {
+    let mut left = most;
     for definition in [BLOCKS, EXTENTS] {
         let mut table = txn.open_table(definition)?;
         let mut places = Vec::new();

@@ -26,7 +26,7 @@ use crate::base::id::SlotKey;
 use crate::base::record::{HEADER_BYTES, Header, Record, RecordKind};
 use crate::store::error::{Result, StoreError};
 use crate::store::group::Group;
-use crate::store::index::change_group;
+use crate::store::index::{Leaves, change_group};
 use crate::store::keys::{BLOCKS, GROUP_BLOCKS, place_key};
 use crate::store::position::Position;
 use crate::store::replay::Finding;
@@ -325,7 +325,7 @@ impl Silo {
             return Ok(());
         }
         let turn = self.index.turn(false);
-        self.change_index(&turn, |txn, tally| {
+        self.change_index(&turn, Leaves::Some, |txn, tally| {
             let mut table = txn.open_table(BLOCKS)?;
             for ((number, group), (slot, moves)) in &groups {
                 let retention = slot.read().retention();

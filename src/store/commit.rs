@@ -14,11 +14,14 @@ use crate::store::append::lock_gates;
 use crate::store::checkpoint::{save_row, save_slot};
 use crate::store::error::Result;
 use crate::store::history::{History, rewrite};
+use crate::store::index::Leaves;
 use crate::store::keys::{FORGOTTEN, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, encode_row, slot_key};
 use crate::store::position::Position;
 use crate::store::silo::Silo;
 use crate::store::slot::{SlotState, Vote};
-use crate::store::slots::{Content, Slot};
+use crate::store::slots::{Content, Markers, Slot};
+use crate::store::staging::Staging;
+use crate::store::trims::Trims;
 use crate::store::usage::Tally;
 
 /// What a commit does to a slot's blocks.
@@ -53,9 +56,23 @@ struct Step<'a> {
     history: Option<History>,
 }
 
+/// What a commit changes of a slot in memory, as it was: if there is no space for the commit, nothing has happened. The
+/// overlays are let go only once it is done.
+struct Before {
+    state: SlotState,
+    forgotten: bool,
+    position: Position,
+    saved_applied: Seq,
+    settles: Seq,
+    live_committed: Seq,
+    staging: Option<Staging>,
+    /// Only of a slot whose history changes.
+    lists: Option<(Trims, Markers)>,
+}
+
 impl Silo {
     /// Makes the given states durable, all or none. Data that a state rests on is synced first. Of several commits for
-    /// one slot the last counts.
+    /// one slot the last counts. With `NoSpace` nothing has changed, in memory neither.
     pub fn commit(&self, commits: &[SlotCommit]) -> Result<()> {
         self.check_fault()?;
         let turn = self.index.turn(true);
@@ -77,13 +94,35 @@ impl Silo {
         // A reader waits until a rewritten history is whole; appends to these slots wait at the gates.
         let mut contents: Vec<_> = steps.iter().map(|step| step.slot.write()).collect();
         let row = SiloRow { next_slot, ..self.row().clone() };
-        self.change_index(&turn, |txn, tally| {
-            for (step, content) in steps.iter().zip(&mut contents) {
-                step.save(txn, tally, content, end)?;
+        let before: Vec<Before> = steps
+            .iter()
+            .zip(&mut contents)
+            .map(|(step, content)| Before::take(content, step.history.is_some()))
+            .collect();
+        let adopts = commits.iter().any(|commit| matches!(commit.change, Change::Adopt { .. }));
+        let leaves = match adopts {
+            true => Leaves::Enough,
+            // A history that goes back to its complete prefix gives up more than it takes.
+            false => Leaves::Nothing,
+        };
+        let changed = self.change_index(&turn, leaves, |txn, tally| {
+            for ((step, content), before) in steps.iter().zip(&mut contents).zip(&before) {
+                step.save(txn, tally, content, before.staging.as_ref(), end)?;
             }
             txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
             Ok(())
-        })?;
+        });
+        for ((step, content), before) in steps.iter().zip(&mut contents).zip(before) {
+            match &changed {
+                Ok(()) if step.history.is_some() => {
+                    content.active.clear();
+                    content.frozen = None;
+                }
+                Ok(()) => content.staging = before.staging,
+                Err(_) => before.put_back(content),
+            }
+        }
+        changed?;
         drop(contents);
         *self.row() = row;
         let mut known = self.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -120,6 +159,35 @@ impl Silo {
     }
 }
 
+impl Before {
+    fn take(content: &mut Content, changes_history: bool) -> Self {
+        Self {
+            state: content.state.clone(),
+            forgotten: content.forgotten,
+            position: content.position,
+            saved_applied: content.saved_applied,
+            settles: content.settles,
+            live_committed: content.live_committed,
+            staging: content.staging.take(),
+            lists: changes_history.then(|| (content.trims.clone(), content.markers.clone())),
+        }
+    }
+
+    fn put_back(self, content: &mut Content) {
+        content.state = self.state;
+        content.forgotten = self.forgotten;
+        content.position = self.position;
+        content.saved_applied = self.saved_applied;
+        content.settles = self.settles;
+        content.live_committed = self.live_committed;
+        content.staging = self.staging;
+        if let Some((trims, markers)) = self.lists {
+            (content.trims, content.markers) = (trims, markers);
+            content.extents.count_as_changed();
+        }
+    }
+}
+
 impl Step<'_> {
     /// Whether the new state claims that something in the log is there for good.
     fn rests_on_data(&self) -> bool {
@@ -136,7 +204,14 @@ impl Step<'_> {
         }
     }
 
-    fn save(&self, txn: &WriteTransaction, tally: &mut Tally, content: &mut Content, end: Position) -> Result<()> {
+    fn save(
+        &self,
+        txn: &WriteTransaction,
+        tally: &mut Tally,
+        content: &mut Content,
+        staged: Option<&Staging>,
+        end: Position,
+    ) -> Result<()> {
         if self.commit.change == Change::Forget {
             txn.open_table(SLOTS)?.remove(&slot_key(self.slot.key))?;
             txn.open_table(FORGOTTEN)?.insert(self.slot.number, ())?;
@@ -156,7 +231,7 @@ impl Step<'_> {
                     state.committed = state.committed.min(*base);
                 }
                 content.state = state;
-                rewrite(txn, tally, self.slot.number, content, history)?;
+                rewrite(txn, tally, self.slot.number, content, staged, history)?;
                 content.position = end;
                 content.saved_applied = content.state.applied;
                 content.live_committed = Seq::ZERO;

@@ -55,6 +55,14 @@ pub trait DiskFile: Send + Sync + 'static {
     fn read_no_further(&self) {}
     /// Makes all that was written so far, and the file's length, durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Makes it durable, and lets go of what the page cache holds: what is read from here on comes from the disk. After a
+    /// sync that failed the cache may hold what the disk never got.
+    fn sync_and_forget(&self) -> io::Result<()>;
+}
+
+/// Whether an operation failed for want of space: on the disk, or within what its user may take of it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether what is written is likely to be read here soon.
@@ -294,6 +302,11 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn sync_and_forget(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        Ok(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)?)
     }
 }
 

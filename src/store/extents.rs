@@ -71,6 +71,11 @@ impl Extents {
         self.pages.insert(page, loaded);
     }
 
+    /// What was taken to be saved was not.
+    pub(crate) fn count_as_changed(&mut self) {
+        self.pages.values_mut().for_each(|page| page.changed = true);
+    }
+
     /// The pages changed since they were last saved; they count as saved from here on.
     pub(crate) fn take_changed(&mut self) -> Vec<(u64, Vec<u8>)> {
         let changed = self.pages.iter_mut().filter(|(_, page)| page.changed);

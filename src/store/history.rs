@@ -92,18 +92,20 @@ impl History {
     }
 }
 
-/// Moves the slot's overlay into the index and changes its history there. The content has its new state already.
+/// Moves the slot's overlay into the index and changes its history there, with what was `staged`. The content has its new
+/// state already; its overlays are for the caller to let go.
 pub(crate) fn rewrite(
     txn: &WriteTransaction,
     tally: &mut Tally,
     number: u32,
     content: &mut Content,
+    staged: Option<&Staging>,
     history: &History,
 ) -> Result<()> {
-    let staged = content.staging.take();
+    let none = Staging::default();
     let staging = match history {
-        History::Adopt { .. } => staged.unwrap_or_default(),
-        History::Revert { .. } => Staging::default(),
+        History::Adopt { .. } => staged.unwrap_or(&none),
+        History::Revert { .. } => &none,
     };
     drop_trims_and_markers(txn, number, content, *history)?;
     for (stamp, snapshot) in &staging.markers {
@@ -111,21 +113,19 @@ pub(crate) fn rewrite(
     }
     let retention = Retention::of(&content.state, Seq::ZERO, content.markers.stamps());
     let mut table = txn.open_table(BLOCKS)?;
-    for group in concerned_groups(content, &staging, *history) {
+    for group in concerned_groups(content, staging, *history) {
         change_group(&mut table, tally, number, group, |blocks| {
             let first = group * GROUP_BLOCKS;
             content.overlaid_versions(first..first + GROUP_BLOCKS, |block, version| {
                 blocks.insert((block - first) as usize, version);
             });
-            rewrite_group(blocks, first, &staging, *history);
+            rewrite_group(blocks, first, staging, *history);
             blocks.prune(&retention);
         })?;
     }
     if let History::Adopt { adopted, .. } = history {
-        note_listings(content, &staging, *adopted);
+        note_listings(content, staging, *adopted);
     }
-    content.active.clear();
-    content.frozen = None;
     Ok(())
 }
 

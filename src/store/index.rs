@@ -6,11 +6,19 @@
 //!
 //! A checkpoint writes many bounded transactions; a commit of the replication protocol waits for one of them at the
 //! most, because whoever is urgent goes first.
+//!
+//! A transaction that finds no space is aborted and has changed nothing: [`StoreError::NoSpace`]. redb cannot live through
+//! a growth of its file that fails, so it never meets one. While a transaction is being put together the file may grow
+//! beyond the disk's end, which redb takes back when the transaction is aborted; and before it is committed, on a disk
+//! without room for another growth, the pages that committing takes are proved to be free in the file. What adds to the
+//! index must leave some pages more than that, so that what takes from it (trims, cleaning, deleted volumes) can go on.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, WriteTransaction};
+use redb::{
+    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
+};
 
 use crate::store::ballast::Ballast;
 use crate::store::disk::DiskFile;
@@ -23,6 +31,7 @@ use crate::store::usage::Tally;
 pub(crate) struct Index {
     database: Database,
     file: Arc<PageFile>,
+    ballast: Option<Arc<Ballast>>,
     turns: Mutex<Turns>,
     freed: Condvar,
 }
@@ -38,6 +47,37 @@ pub(crate) struct Turn<'a> {
     index: &'a Index,
 }
 
+/// What a transaction leaves free in a file that cannot grow, beside what committing it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// Nothing: it makes room, or only changes a few rows.
+    Nothing,
+    /// It moves things, and may leave them a little larger.
+    Some,
+    /// It adds to the index.
+    Enough,
+}
+
+impl Leaves {
+    fn pages(self) -> usize {
+        match self {
+            Leaves::Nothing => 0,
+            Leaves::Some => 256,
+            Leaves::Enough => 512,
+        }
+    }
+}
+
+/// Pages that committing takes: the rows of freed pages, roots, the bookkeeping of the file's pages.
+const COMMIT_PAGES: usize = 64;
+/// redb's record of which pages are free, in one piece: a bit a page and size of piece, for pages of 4 KiB, and some more.
+const PAGES_RECORD_PART: u64 = 8192;
+/// It is kept for each so many bytes of the file by itself.
+const REGION_BYTES: u64 = 4 << 30;
+/// Only while a transaction looks for free pages: rows that fill a page each.
+const ROOM: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("room");
+const ROOM_ROW_BYTES: usize = 2500;
+
 /// The table of the groups, open for writing.
 pub(crate) type Blocks<'txn> = Table<'txn, &'static [u8; 12], &'static [u8]>;
 
@@ -45,10 +85,10 @@ impl Index {
     /// Opens the file, or makes an index in an empty one.
     pub(crate) fn open(file: PageFile, ballast: Option<Arc<Ballast>>, cache_bytes: usize) -> Result<Index> {
         let file = Arc::new(file);
-        let opened =
-            Builder::new().set_cache_size(cache_bytes).create_with_backend(Backend { file: file.clone(), ballast });
+        let backend = Backend { file: file.clone(), ballast: ballast.clone() };
+        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
         let database = opened.map_err(|error| open_error(error, file.damage()))?;
-        Ok(Index { database, file, turns: Mutex::default(), freed: Condvar::new() })
+        Ok(Index { database, file, ballast, turns: Mutex::default(), freed: Condvar::new() })
     }
 
     /// Verifies all of an index that has no checksums of its pages yet, by those that redb keeps in the pages above.
@@ -101,8 +141,13 @@ impl Index {
     }
 
     /// The file's pages, to be scrubbed.
-    pub(crate) fn file(&self) -> &PageFile {
+    pub(crate) fn file(&self) -> &Arc<PageFile> {
         &self.file
+    }
+
+    /// Whether the file can grow once more, come what may.
+    pub(crate) fn can_grow(&self) -> bool {
+        self.ballast.as_ref().is_none_or(|ballast| ballast.assures_growth(self.size()))
     }
 
     /// Bytes of the file and its checksums.
@@ -117,11 +162,16 @@ impl Index {
 }
 
 impl Turn<'_> {
-    /// One durable transaction.
-    pub(crate) fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+    /// One durable transaction, of which nothing remains if it fails.
+    pub(crate) fn write<T>(&self, leaves: Leaves, work: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
         let mut txn = self.index.database.begin_write()?;
         txn.set_quick_repair(true);
-        match work(&txn) {
+        let file = &self.index.file;
+        file.allow_overdraft(true);
+        let done = work(&txn).and_then(|done| self.index.leave(&txn, leaves).map(|()| done));
+        file.allow_overdraft(false);
+        let done = if file.is_overdrawn() { Err(StoreError::NoSpace) } else { done };
+        match done {
             Ok(done) => {
                 txn.commit()?;
                 Ok(done)
@@ -131,6 +181,32 @@ impl Turn<'_> {
                 Err(error)
             }
         }
+    }
+}
+
+impl Index {
+    /// Makes sure that the transaction can be committed in a file that cannot grow, and that there is something left then:
+    /// takes so many pages and gives them back, which overdraws the file if they are not there.
+    fn leave(&self, txn: &WriteTransaction, leaves: Leaves) -> Result<()> {
+        if self.file.is_overdrawn() || self.can_grow() {
+            return Ok(());
+        }
+        let size = self.size();
+        let record = vec![0; (size.min(REGION_BYTES) / PAGES_RECORD_PART) as usize + ROOM_ROW_BYTES];
+        let mut rows: Vec<&[u8]> = vec![&record; size.div_ceil(REGION_BYTES) as usize];
+        let row = [0; ROOM_ROW_BYTES];
+        rows.resize(rows.len() + COMMIT_PAGES + leaves.pages(), &row);
+        let mut table = txn.open_table(ROOM)?;
+        for (number, row) in (0..).zip(&rows) {
+            table.insert(number, *row)?;
+        }
+        // Pages that this very transaction took are free again at once.
+        for number in 0..rows.len() as u64 {
+            table.remove(number)?;
+        }
+        drop(table);
+        txn.delete_table(ROOM)?;
+        Ok(())
     }
 }
 
@@ -170,7 +246,7 @@ pub(crate) fn each_group(
 }
 
 /// Changes one group of a slot and tallies what that changes in the segments; an empty group is removed, an unchanged
-/// one is not written.
+/// one is not written. Fails as soon as the transaction lacks space, which is then known to come to nothing.
 pub(crate) fn change_group(
     table: &mut Blocks<'_>,
     tally: &mut Tally,
@@ -178,6 +254,7 @@ pub(crate) fn change_group(
     group: u64,
     change: impl FnOnce(&mut Group),
 ) -> Result<()> {
+    tally.check_room()?;
     let key = place_key(number, group);
     let (mut content, before) = match table.get(&key)? {
         Some(value) => (Group::unpack(value.value())?, Some(value.value().to_vec())),

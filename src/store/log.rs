@@ -14,7 +14,7 @@ use crate::base::id::{Incarnation, SiloId};
 use crate::base::record::Record;
 use crate::store::ahead::{Ahead, padding};
 use crate::store::cold::Cold;
-use crate::store::disk::{Caching, Disk, DiskFile};
+use crate::store::disk::{Caching, Disk, DiskFile, is_full};
 use crate::store::error::Operation;
 use crate::store::position::Position;
 use crate::store::segment::{
@@ -426,11 +426,11 @@ impl Log {
         let name = segment_name(number);
         let failed = |error| LogError::Failed(Operation::Write, error);
         let file = match self.disk.create(&name) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Err(LogError::NoSpace),
+            Err(error) if is_full(&error) => return Err(LogError::NoSpace),
             other => other.map_err(failed)?,
         };
         if let Err(error) = file.allocate(u64::from(self.segment_bytes)) {
-            if error.kind() != io::ErrorKind::StorageFull {
+            if !is_full(&error) {
                 return Err(failed(error));
             }
             self.disk.remove(&name).map_err(failed)?;

@@ -27,6 +27,7 @@
 //! | `index.sums` | checksums of the index's pages | `pages.rs` |
 //! | `reserve` | empty space, made when the disk is nearly full, for the index to grow into | |
 //! | `lock` | empty; locked by the process that has the silo open | |
+//! | `in-use` | empty; there while the silo is open, and after an unclean stop | |
 //! | `scrub` | how far scrubbing has come | `scrub.rs` |
 //! | `fault` | only after a failed write or sync: which, and why, as two lines of text | |
 //! | `formatting` | only while the silo is being formatted | |

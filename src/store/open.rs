@@ -9,6 +9,11 @@
 //! The index gets the tail with the next checkpoint, while the silo serves: merging it changes a page of the index for
 //! almost every block of it, which on a large index that is not in the page cache takes longer than all the rest.
 //!
+//! The same sync may have failed of the index, and the note of it may have failed too: then what the page cache holds of the
+//! index is not what the disk has, and no sync will ever tell. Therefore the index of a silo that was not closed in order
+//! is read from the disk, as after a power loss. A file that is there while the silo is open says so; it need not survive
+//! a power loss, after which there is no cache.
+//!
 //! A slot that was incomplete goes back to its complete prefix: its catching-up begins anew anyway.
 
 use std::collections::BTreeMap;
@@ -26,7 +31,7 @@ use crate::store::commit::{Change, SlotCommit};
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::error::{Damage, Fault, Operation, Result, StoreError};
 use crate::store::extents::PAGE_BYTES;
-use crate::store::index::{Index, each_group};
+use crate::store::index::{Index, Leaves, each_group};
 use crate::store::keys::{
     EXTENTS, MARKERS, SILO, SILO_KEY, SLOTS, SiloRow, SlotRow, TRIMS, decode_row, edge_key, encode_row,
     first_of_trim_key, slot_of_key, snapshot, stamp_of_key,
@@ -35,13 +40,13 @@ use crate::store::log::{Log, LogError};
 use crate::store::pages::PageFile;
 use crate::store::position::Position;
 use crate::store::replay::{Tail, replay};
-use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_number};
+use crate::store::segment::{PREFIX_BYTES, SEGMENT_HEADER_BYTES, segment_number};
 use crate::store::silo::{Silo, SiloOptions, extend_chain};
 use crate::store::slot::SlotState;
 use crate::store::slots::{Content, Slot};
 use crate::store::space::Space;
 use crate::store::superblock::{
-    FAULT_NAME, FORMAT_VERSION, INDEX_NAME, SUMS_NAME, format_version, identify, lock, raise_format,
+    FAULT_NAME, FORMAT_VERSION, IN_USE_NAME, INDEX_NAME, SUMS_NAME, format_version, identify, lock, raise_format,
 };
 use crate::store::trims::Trim;
 use crate::store::usage::Usage;
@@ -59,6 +64,7 @@ impl Silo {
         let id = identify(&disk)?;
         let lock = lock(&disk)?;
         let ballast = Arc::new(Ballast::open(disk.clone()).map_err(StoreError::io("open the reserve"))?);
+        forget_cached(&disk)?;
         let index = open_index(&disk, &ballast, &options)?;
         let fault = read_fault(&disk)?.filter(|_| !on(Mutant::RestartAfterFailedSync));
         let (mut row, slots) = index.told(load(&index, id))?;
@@ -67,7 +73,7 @@ impl Silo {
         if fault.is_none() {
             row.clean = false;
             extend_chain(&mut row.chain, options.incarnation);
-            index.told(index.turn(true).write(|txn| {
+            index.told(index.turn(true).write(Leaves::Nothing, |txn| {
                 txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
                 if counted { usage.save(txn) } else { Ok(()) }
             }))?;
@@ -105,6 +111,8 @@ impl Silo {
 
     fn recover(&mut self, was_clean: bool, numbers: &[u32], next_number: u32) -> Result<()> {
         let from = self.row().checkpoint;
+        let kept = if was_clean { numbers.to_vec() } else { self.make_room_for_tail(from, numbers)? };
+        let numbers = &kept[..];
         if from.offset() > SEGMENT_HEADER_BYTES && !numbers.contains(&from.segment()) {
             return Err(StoreError::Damaged(Damage::SegmentMissing(from.segment())));
         }
@@ -132,6 +140,31 @@ impl Silo {
             self.remove_dead()?;
         }
         Ok(())
+    }
+
+    /// On a disk without room to write the tail again, the segments go that were made ahead and never written to: they
+    /// were made for this. Returns those that are left.
+    fn make_room_for_tail(&self, from: Position, numbers: &[u32]) -> Result<Vec<u32>> {
+        let tail = numbers.iter().filter(|number| **number >= from.segment());
+        let tail_bytes: u64 = tail.map(|number| self.log.bytes_of(*number)).sum();
+        let free = self.disk.free_bytes().map_err(StoreError::io("look for free space"))?;
+        if self.fault.get().is_some() || free > tail_bytes {
+            return Ok(numbers.to_vec());
+        }
+        let mut empty = Vec::new();
+        for number in numbers.iter().copied().filter(|number| *number > from.segment() && self.usage.of(*number) == 0) {
+            let mut first = [0; PREFIX_BYTES as usize];
+            let whole = self.log.bytes_of(number) >= u64::from(SEGMENT_HEADER_BYTES + PREFIX_BYTES);
+            if whole {
+                let read = self.log.read(number, SEGMENT_HEADER_BYTES, &mut first);
+                read.map_err(StoreError::io("read a segment"))?;
+            }
+            if whole && first == [0; PREFIX_BYTES as usize] {
+                empty.push(number);
+            }
+        }
+        self.log.remove(&empty).map_err(StoreError::io("remove unused segments"))?;
+        Ok(numbers.iter().copied().filter(|number| !empty.contains(number)).collect())
     }
 
     /// Brings the tail's records into memory, and unless the silo is faulted into a new segment first.
@@ -201,7 +234,7 @@ impl Silo {
         }
         let turn = self.index.turn(true);
         let row = SiloRow { checkpoint: anew, clean: false, ..self.row().clone() };
-        self.guard(turn.write(|txn| {
+        self.guard(turn.write(Leaves::Nothing, |txn| {
             txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
             Ok(())
         }))?;
@@ -235,6 +268,28 @@ impl Silo {
         };
         let unused: Vec<u32> = numbers.iter().copied().filter(unused).collect();
         self.log.remove(&unused).map_err(StoreError::io("remove unused segments"))
+    }
+}
+
+/// If the silo was not closed in order, what the page cache holds of its index is forgotten; and notes that it is open.
+fn forget_cached(disk: &Arc<dyn Disk>) -> Result<()> {
+    match disk.open(IN_USE_NAME) {
+        Ok(_) => {
+            for name in [INDEX_NAME, SUMS_NAME] {
+                match disk.open(name) {
+                    // What is missing is told where it is needed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => other
+                        .and_then(|file| file.sync_and_forget())
+                        .map_err(StoreError::io("read the index from the disk"))?,
+                }
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            disk.create(IN_USE_NAME).map(drop).map_err(StoreError::io("note that the silo is open"))
+        }
+        Err(error) => Err(StoreError::Io { doing: "see whether the silo was closed", error }),
     }
 }
 

@@ -28,14 +28,15 @@
 //! this life, 1 MiB a GiB of index together. Only such pages are looked at by a scrub that goes through the file: what
 //! nothing refers to may be anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::store::ballast::{Ballast, grow};
-use crate::store::disk::DiskFile;
+use crate::store::disk::{DiskFile, is_full};
 
 /// The unit in which redb reads and writes.
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -55,6 +56,8 @@ pub(crate) struct PageFile {
     sums: RwLock<Sums>,
     /// What is wrong with the first page that was found damaged, or could not be read.
     damage: OnceLock<String>,
+    /// A transaction is at work that can still be given up: the file may grow beyond what there is space for.
+    may_overdraw: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,6 +68,16 @@ struct Sums {
     known: Vec<u64>,
     /// Sectors that the file does not have as they are here.
     changed: BTreeSet<usize>,
+    overdraft: Option<Overdraft>,
+}
+
+/// The part of the file that a transaction asked for and that there is no space for. What is written there is kept in
+/// memory until the transaction is given up.
+struct Overdraft {
+    /// Bytes of the file that have their space.
+    backed_bytes: u64,
+    /// By offset.
+    pages: BTreeMap<u64, Vec<u8>>,
 }
 
 impl PageFile {
@@ -75,7 +88,7 @@ impl PageFile {
         head[..8].copy_from_slice(&MAGIC);
         seal(&mut head, None);
         sums_file.write_vectored_at(&mut [IoSlice::new(&head)], 0)?;
-        let file = PageFile { index, sums_file, sums: RwLock::default(), damage: OnceLock::new() };
+        let file = PageFile::of(index, sums_file, Sums::default());
         let size = file.index.size()?;
         if size > 0 {
             let mut header = [0; SECTOR_BYTES];
@@ -124,7 +137,24 @@ impl PageFile {
             at += chunk.len() as u64;
         }
         sums.resize((index.size()? / PAGE_BYTES as u64) as usize);
-        Ok(PageFile { index, sums_file, sums: RwLock::new(sums), damage: OnceLock::new() })
+        Ok(PageFile::of(index, sums_file, sums))
+    }
+
+    fn of(index: Arc<dyn DiskFile>, sums_file: Arc<dyn DiskFile>, sums: Sums) -> PageFile {
+        let (sums, damage, may_overdraw) = (RwLock::new(sums), OnceLock::new(), AtomicBool::new(false));
+        PageFile { index, sums_file, sums, damage, may_overdraw }
+    }
+
+    /// Whether the file may grow beyond the disk's end from here on. redb cannot live through a growth that fails, but it
+    /// takes back one that was granted when its transaction is aborted: so the transaction goes on as if there were
+    /// space, and whoever runs it asks whether there was before it is committed.
+    pub(crate) fn allow_overdraft(&self, allow: bool) {
+        self.may_overdraw.store(allow, Ordering::Relaxed);
+    }
+
+    /// Whether the transaction at work lacks space: it must be aborted.
+    pub(crate) fn is_overdrawn(&self) -> bool {
+        self.sums().overdraft.is_some()
     }
 
     /// Bytes that the index and its checksums take.
@@ -173,6 +203,10 @@ impl PageFile {
         }
         aligned(offset, out.len())?;
         let page = offset / PAGE_BYTES as u64;
+        if let Some(kept) = self.sums().overdraft.as_ref().and_then(|overdraft| overdraft.pages.get(&offset)) {
+            out.copy_from_slice(kept.get(..out.len()).ok_or(io::ErrorKind::InvalidInput)?);
+            return Ok(());
+        }
         self.index.read_at(out, offset).map_err(|error| self.unreadable(page, &error))?;
         let bad = self.sums().check(offset, out);
         self.judge(bad)?;
@@ -204,29 +238,55 @@ impl PageFile {
         aligned(offset, data.len())?;
         // Held until both are done, so that a scrub does not see one without the other.
         let mut sums = self.sums_mut();
+        if let Some(overdraft) = &mut sums.overdraft
+            && offset + data.len() as u64 > overdraft.backed_bytes
+        {
+            if !self.may_overdraw.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            overdraft.pages.insert(offset, data.to_vec());
+            return Ok(());
+        }
         self.index.write_vectored_at(&mut [IoSlice::new(data)], offset)?;
         sums.note(offset, data);
         Ok(())
     }
 
-    /// Cuts the index or lets it grow, at the cost of the ballast if the disk is full. Its checksums grow before it, so
-    /// that writing them cannot lack space.
+    /// Cuts the index or lets it grow, at the cost of the ballast if the disk is full, and beyond the disk's end if a
+    /// transaction can still be given up. Its checksums grow before it, so that writing them cannot lack space.
     fn set_len(&self, len: u64, ballast: Option<&Ballast>) -> io::Result<()> {
         let pages = (len / PAGE_BYTES as u64) as usize;
         // Held, so that a scrub does not look for what is being cut off.
         let mut sums = self.sums_mut();
-        if len > self.index.size()? {
-            let sectors = 1 + pages.div_ceil(SECTOR_PAGES);
-            let sums_len = (sectors * SECTOR_BYTES) as u64;
-            if sums_len > self.sums_file.size()? {
-                grow(&*self.sums_file, ballast, sums_len)?;
+        let before = self.index.size()?;
+        if len > before {
+            let kept = ballast.map_or(0, Ballast::bytes);
+            match self.grow(ballast, len) {
+                Err(error) if is_full(&error) && self.may_overdraw.load(Ordering::Relaxed) => {
+                    // What was allocated of it goes back to the ballast.
+                    self.index.set_len(before)?;
+                    if let Some(ballast) = ballast {
+                        ballast.keep(kept)?;
+                    }
+                    self.index.set_len(len)?;
+                    let none = || Overdraft { backed_bytes: before, pages: BTreeMap::new() };
+                    sums.overdraft.get_or_insert_with(none);
+                }
+                other => other?,
             }
-            grow(&*self.index, ballast, len)?;
         } else {
             self.index.set_len(len)?;
+            sums.overdraft.take_if(|overdraft| len <= overdraft.backed_bytes);
         }
         sums.resize(pages);
         Ok(())
+    }
+
+    /// Makes room for more pages and their checksums.
+    fn grow(&self, ballast: Option<&Ballast>, len: u64) -> io::Result<()> {
+        let sectors = 1 + (len as usize / PAGE_BYTES).div_ceil(SECTOR_PAGES);
+        grow(&*self.sums_file, ballast, (sectors * SECTOR_BYTES) as u64)?;
+        grow(&*self.index, ballast, len)
     }
 
     fn sync(&self) -> io::Result<()> {

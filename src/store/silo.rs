@@ -11,7 +11,7 @@ use crate::store::checkpoint::save_row;
 use crate::store::cleaning::{Cleaning, Findings};
 use crate::store::disk::{Disk, DiskLock};
 use crate::store::error::{Fault, Operation, Result, StoreError};
-use crate::store::index::Index;
+use crate::store::index::{Index, Leaves};
 use crate::store::keys::{SILO, SILO_KEY, SiloRow, encode_row};
 use crate::store::log::{Log, LogError};
 use crate::store::replay::Finding;
@@ -144,7 +144,7 @@ impl Silo {
             return Ok(());
         }
         row.chain.drain(..at);
-        self.guard(turn.write(|txn| {
+        self.guard(turn.write(Leaves::Nothing, |txn| {
             txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
             Ok(())
         }))?;
@@ -199,6 +199,12 @@ impl Silo {
         Ok(())
     }
 
+    /// The watermark was told together with records that there was no space for: it is no higher than what is here.
+    pub fn clamp_committed(&self, key: SlotKey) -> Result<()> {
+        self.find(key)?.write().clamp_watermark();
+        Ok(())
+    }
+
     /// What the writer reports of the slot's silos. Kept in memory until [`Silo::save_peers`], or until the next
     /// checkpoint or commit.
     pub fn set_peers(&self, key: SlotKey, peers: Vec<(SiloId, Epoch, Seq)>) -> Result<()> {
@@ -224,7 +230,7 @@ impl Silo {
             return Ok(());
         }
         let slots: Vec<_> = self.all_slots().into_iter().filter(|slot| slot.read().unsaved_peers).collect();
-        self.guard(turn.write(|txn| {
+        let saved = self.guard(turn.write(Leaves::Nothing, |txn| {
             for slot in &slots {
                 let mut content = slot.write();
                 // A slot that was forgotten meanwhile has no row any more.
@@ -234,7 +240,12 @@ impl Silo {
                 }
             }
             Ok(())
-        }))
+        }));
+        if saved.is_err() {
+            slots.iter().for_each(|slot| slot.write().unsaved_peers = true);
+            self.unsaved_peers.store(true, Ordering::Relaxed);
+        }
+        saved
     }
 
     /// Whether a checkpoint should be made soon.

@@ -70,6 +70,7 @@ pub(crate) struct Frozen {
 }
 
 /// The snapshot markers of a slot.
+#[derive(Clone)]
 pub(crate) struct Markers {
     /// With the place of the record while the index does not have it.
     list: BTreeMap<Stamp, (SnapshotId, Option<Position>)>,
@@ -202,6 +203,21 @@ impl Content {
         }
         self.state.applied = self.state.applied.max(stamp.seq);
         added
+    }
+
+    /// Puts what a checkpoint that failed had frozen back beneath what was appended since.
+    pub(crate) fn thaw(&mut self) {
+        let Some(frozen) = self.frozen.take() else { return };
+        let retention = self.retention();
+        let newer = std::mem::take(&mut self.active);
+        self.active = Arc::try_unwrap(frozen).map_or_else(|shared| shared.overlay.clone(), |frozen| frozen.overlay);
+        for (block, versions) in newer {
+            let Some(held) = self.active.get_mut(&block) else {
+                self.active.insert(block, versions);
+                continue;
+            };
+            versions.as_slice().iter().for_each(|version| held.add(*version, &retention));
+        }
     }
 
     /// Keeps a record that was sent for catching up until a commit adopts it.

@@ -193,7 +193,10 @@ impl Silo {
             if merged || self.pending_bytes.load(Ordering::Relaxed) < self.segment_bytes() {
                 return Ok(());
             }
-            self.checkpoint()?;
+            match self.checkpoint() {
+                Err(StoreError::NoSpace) => return Ok(()),
+                other => other?,
+            }
             merged = true;
         }
         Ok(())

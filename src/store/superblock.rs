@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::base::id::{NetworkId, SiloId};
 use crate::store::disk::{Disk, DiskLock, LOCK_NAME};
 use crate::store::error::{Damage, Result, StoreError};
-use crate::store::index::Index;
+use crate::store::index::{Index, Leaves};
 use crate::store::keys::{SILO, SILO_KEY, SiloRow, encode_row};
 use crate::store::pages::PageFile;
 use crate::store::position::Position;
@@ -36,6 +36,8 @@ pub(crate) const SUPERBLOCK_NAME: &str = "superblock";
 pub(crate) const INDEX_NAME: &str = "index.redb";
 pub(crate) const SUMS_NAME: &str = "index.sums";
 pub(crate) const FAULT_NAME: &str = "fault";
+/// There while the silo is open, and after an unclean stop.
+pub(crate) const IN_USE_NAME: &str = "in-use";
 const FORMATTING_NAME: &str = "formatting";
 /// A fresh ext4 file system has this folder; it is nobody's data.
 const LOST_FOUND_NAME: &str = "lost+found";
@@ -132,7 +134,7 @@ fn create_index(disk: &Arc<dyn Disk>, id: SiloId) -> Result<()> {
     let index = Index::open(pages, None, FORMAT_CACHE_BYTES)?;
     let checkpoint = Position::new(1, SEGMENT_HEADER_BYTES);
     let row = SiloRow { id, clean: true, checkpoint, chain: Vec::new(), next_slot: 1 };
-    index.turn(false).write(|txn| {
+    index.turn(false).write(Leaves::Nothing, |txn| {
         Index::create_tables(txn)?;
         txn.open_table(SILO)?.insert(SILO_KEY, &encode_row(&row)[..])?;
         Ok(())

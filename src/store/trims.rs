@@ -17,7 +17,7 @@ pub(crate) struct Trim {
 }
 
 /// The pending trims of a slot.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Trims {
     /// By stamp and first block; the value is the end and the record's place.
     list: BTreeMap<(Stamp, u64), (u64, Option<Position>)>,

@@ -6,21 +6,29 @@
 //! uncommitted suffix, what lies beneath it) is counted and therefore kept: cleaning needs no rule of its own for it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{ReadTransaction, ReadableTable, TableError, WriteTransaction};
 
 use crate::store::error::{Damage, Result, StoreError};
-use crate::store::index::Turn;
+use crate::store::index::{Leaves, Turn};
 use crate::store::keys::{BLOCKS, SEGMENTS, unpack};
+use crate::store::pages::PageFile;
 use crate::store::silo::Silo;
 use crate::store::version::{Place, Version};
 
 /// What one transaction changes: blocks gained or lost, by segment.
-#[derive(Default)]
-pub(crate) struct Tally(BTreeMap<u32, i64>);
+pub(crate) struct Tally {
+    blocks: BTreeMap<u32, i64>,
+    file: Arc<PageFile>,
+}
 
 impl Tally {
+    /// Whether there is space for what the transaction has changed so far.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        if self.file.is_overdrawn() { Err(StoreError::NoSpace) } else { Ok(()) }
+    }
+
     pub(crate) fn gains(&mut self, version: &Version) {
         self.change(version, 1);
     }
@@ -31,7 +39,7 @@ impl Tally {
 
     fn change(&mut self, version: &Version, by: i64) {
         if let Place::Data { segment, .. } = version.place {
-            *self.0.entry(segment).or_default() += by;
+            *self.blocks.entry(segment).or_default() += by;
         }
     }
 }
@@ -102,7 +110,7 @@ impl Usage {
         let blocks = self.blocks();
         let mut changed = BTreeMap::new();
         let mut table = txn.open_table(SEGMENTS)?;
-        for (segment, by) in tally.0.iter().filter(|(_, by)| **by != 0) {
+        for (segment, by) in tally.blocks.iter().filter(|(_, by)| **by != 0) {
             let before = i64::from(blocks.get(segment).copied().unwrap_or(0));
             // Fewer than none cannot be: the counts and the index contradict one another.
             let count = u32::try_from(before + by).map_err(|_| StoreError::Damaged(Damage::IndexRow("segments")))?;
@@ -135,14 +143,15 @@ impl Usage {
 
 impl Silo {
     /// One durable transaction of the index that may change which blocks are referred to; `work` tallies what it
-    /// changes. A failure is final for the silo.
+    /// changes. A lack of space leaves all as it was; any other failure is final for the silo.
     pub(crate) fn change_index<T>(
         &self,
         turn: &Turn<'_>,
+        leaves: Leaves,
         work: impl FnOnce(&WriteTransaction, &mut Tally) -> Result<T>,
     ) -> Result<T> {
-        let mut tally = Tally::default();
-        let (done, changed) = self.guard(turn.write(|txn| {
+        let mut tally = Tally { blocks: BTreeMap::new(), file: self.index.file().clone() };
+        let (done, changed) = self.guard(turn.write(leaves, |txn| {
             let done = work(txn, &mut tally)?;
             Ok((done, self.usage.change(txn, &tally)?))
         }))?;

@@ -1,7 +1,13 @@
 //! Carries out an acceptor's effects on a store: synchronous, so that a thread drives it in the daemon and a loop in
 //! simulation.
+//!
+//! A full silo is no failing one. What it has no space for it does not take: the acceptor goes back to where it was, nobody
+//! is answered, and the writer asks again after a second or three. Records of the stream are written together; where
+//! there is no space for all, each slot's are tried one by one, so that a trim gets through beside a large write. Before
+//! any message that asks for more than a record or a sync, what was taken is written, so that it is judged on what is
+//! there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -10,6 +16,7 @@ use crate::base::clock::Moment;
 use crate::base::id::{Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
 use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
+use crate::cluster::replication::acceptor::slot::Slot;
 use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, Session};
 use crate::cluster::replication::message::{
     Answer, BlockData, FromSilo, Listing, Parcel, ReadRefusal, Refusal, Request, Run, RunKind, ToSilo,
@@ -35,6 +42,10 @@ pub struct Keeper {
     acceptor: Acceptor,
     silo: Arc<Silo>,
     batch: Vec<Record>,
+    /// The replies that were given before the first record of the batch was taken.
+    batch_since: usize,
+    /// Deleted volumes that there was no space to forget.
+    forgetting: BTreeSet<VolumeId>,
     /// The node that the silo is of: its own writers read from it.
     node: Option<NodeId>,
     /// Whether the message at hand, and every record of the batch, is of a writer of another node.
@@ -71,6 +82,8 @@ impl Keeper {
             acceptor,
             silo,
             batch: Vec::new(),
+            batch_since: 0,
+            forgetting: BTreeSet::new(),
             node: None,
             foreign: false,
             batch_is_foreign: true,
@@ -93,6 +106,10 @@ impl Keeper {
 
     /// The cluster state knows the present incarnation.
     pub fn confirmed(&mut self) -> Result<(), StoreError> {
+        if self.silo.faulted().is_some() {
+            // It saved no incarnation of this opening, and says nothing in its name but refusals.
+            return Ok(());
+        }
         self.silo.confirm(self.silo.incarnation())?;
         self.acceptor.confirmed();
         Ok(())
@@ -127,12 +144,44 @@ impl Keeper {
         for (from, session, message) in messages {
             let mut effects = std::mem::take(&mut self.effects);
             self.foreign = self.node.is_some_and(|node| node != from);
+            let asks = asks(&message);
+            if asks != Asks::Little {
+                self.finish(&mut outcome);
+            }
+            let volume = message.volume();
+            let kept = (asks == Asks::Change).then(|| self.acceptor.keep(volume));
+            let replies = outcome.replies.len();
             self.acceptor.handle(now, from, session, message, &mut effects);
-            self.carry_out(&mut effects, &mut outcome);
+            match kept {
+                None => self.carry_out(&mut effects, &mut outcome),
+                Some(kept) => match self.try_all(&mut effects, &mut outcome) {
+                    Ok(()) => {}
+                    Err(StoreError::NoSpace) => {
+                        outcome.replies.truncate(replies);
+                        self.restore(volume, kept);
+                    }
+                    Err(error) => self.fault(&error, &mut outcome),
+                },
+            }
             self.effects = effects;
         }
         self.finish(&mut outcome);
         outcome
+    }
+
+    /// Carries out all effects of a message that is not of the stream, its records written.
+    fn try_all(&mut self, effects: &mut Vec<Effect>, outcome: &mut Outcome) -> Result<(), StoreError> {
+        let done = effects.drain(..).try_for_each(|effect| self.carry_out_one(effect, outcome));
+        effects.clear();
+        done.and_then(|()| self.write_batch())
+    }
+
+    /// There was no space for what a message to this volume asked for.
+    fn restore(&mut self, volume: VolumeId, kept: Vec<(SlotKey, Slot)>) {
+        self.batch.clear();
+        self.batch_is_foreign = true;
+        let silo = &self.silo;
+        self.acceptor.restore(volume, kept, |key| silo.slot(key).is_some_and(|state| state.incomplete.is_none()));
     }
 
     /// What a sync that starts now will make durable; none if nobody waits.
@@ -160,9 +209,28 @@ impl Keeper {
         let mut outcome = Outcome::default();
         let mut effects = Vec::new();
         self.acceptor.forget(volume, &mut effects);
-        self.carry_out(&mut effects, &mut outcome);
-        self.finish(&mut outcome);
+        match self.try_all(&mut effects, &mut outcome) {
+            Ok(()) => {}
+            Err(StoreError::NoSpace) => drop(self.forgetting.insert(volume)),
+            Err(error) => self.fault(&error, &mut outcome),
+        }
         outcome
+    }
+
+    /// Tries again to forget the volumes that there was no space to forget.
+    pub fn forget_rest(&mut self) {
+        let slots = if self.forgetting.is_empty() { Vec::new() } else { self.silo.slots() };
+        for volume in std::mem::take(&mut self.forgetting) {
+            let of_volume = slots.iter().filter(|(key, _)| key.volume == volume);
+            let commits: Vec<SlotCommit> = of_volume
+                .map(|(key, state)| SlotCommit { key: *key, state: state.clone(), change: commit::Change::Forget })
+                .collect();
+            match self.silo.commit(&commits) {
+                Ok(()) => {}
+                Err(StoreError::NoSpace) => drop(self.forgetting.insert(volume)),
+                Err(error) => self.fault(&error, &mut Outcome::default()),
+            }
+        }
     }
 
     fn carry_out(&mut self, effects: &mut Vec<Effect>, outcome: &mut Outcome) {
@@ -178,6 +246,9 @@ impl Keeper {
     fn carry_out_one(&mut self, effect: Effect, outcome: &mut Outcome) -> Result<(), StoreError> {
         match effect {
             Effect::Append(record) => {
+                if self.batch.is_empty() {
+                    self.batch_since = outcome.replies.len();
+                }
                 self.batch.push(record);
                 self.batch_is_foreign &= self.foreign;
             }
@@ -260,21 +331,72 @@ impl Keeper {
         }
     }
 
+    /// Writes the records of the stream that were taken, as far as there is space.
     fn finish(&mut self, outcome: &mut Outcome) {
-        if let Err(error) = self.write_batch() {
-            self.fault(&error, outcome);
+        if self.batch.is_empty() {
+            return;
+        }
+        match self.write_batch() {
+            Ok(()) => self.acceptor.wrote(),
+            Err(StoreError::NoSpace) => {
+                let records = std::mem::take(&mut self.batch);
+                if let Err(error) = self.write_some(&records, outcome) {
+                    self.fault(&error, outcome);
+                }
+            }
+            Err(error) => self.fault(&error, outcome),
         }
     }
 
+    /// Writes the batch; without space for all of it, it stays as it is.
     fn write_batch(&mut self) -> Result<(), StoreError> {
         if self.batch.is_empty() {
             return Ok(());
         }
         let caching = if self.batch_is_foreign { Caching::Bypass } else { Caching::Keep };
         let result = self.silo.append_with(&self.batch, caching);
-        self.batch.clear();
+        if !matches!(result, Err(StoreError::NoSpace)) {
+            self.batch.clear();
+        }
         self.batch_is_foreign = true;
         result
+    }
+
+    /// Writes the records one by one, of each slot until there is no space for one, and takes the rest back with
+    /// everything that was said on the strength of it.
+    fn write_some(&mut self, records: &[Record], outcome: &mut Outcome) -> Result<(), StoreError> {
+        let mut reached: BTreeMap<SlotKey, Seq> = BTreeMap::new();
+        let mut ended: BTreeSet<SlotKey> = BTreeSet::new();
+        for record in records {
+            let key = record.header.key();
+            if ended.contains(&key) {
+                continue;
+            }
+            match self.silo.append(std::slice::from_ref(record)) {
+                Ok(()) => drop(reached.insert(key, record.header.stamp.seq)),
+                Err(StoreError::NoSpace) => drop(ended.insert(key)),
+                Err(error) => return Err(error),
+            }
+        }
+        let taken_back: BTreeSet<SlotKey> = records.iter().map(|record| record.header.key()).collect();
+        for key in &taken_back {
+            self.silo.clamp_committed(*key)?;
+        }
+        let mut index = 0;
+        outcome.replies.retain(|(_, reply)| {
+            index += 1;
+            let told = match reply {
+                FromSilo::Ack(ack) => taken_back.contains(&ack.key),
+                FromSilo::Rare(_, volume, Answer::Gap { slot, .. }) => {
+                    taken_back.contains(&SlotKey { volume: *volume, slot: *slot })
+                }
+                FromSilo::Rare(..) => false,
+            };
+            index <= self.batch_since || !told
+        });
+        let mut effects = Vec::new();
+        self.acceptor.take_back(&reached, &mut effects);
+        effects.into_iter().try_for_each(|effect| self.carry_out_one(effect, outcome))
     }
 
     /// Something before a reply failed: no reply of this batch is sent, and the silo is out of service.
@@ -290,6 +412,37 @@ impl Keeper {
         }
         outcome.serves.clear();
         outcome.sync = false;
+    }
+}
+
+/// What a message asks of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// To add a record to the batch, or nothing at once.
+    Little,
+    /// To read what is written.
+    Read,
+    /// To change slots durably on the strength of what is written.
+    Change,
+}
+
+fn asks(message: &ToSilo) -> Asks {
+    let ToSilo::Rare(_, _, request) = message else { return Asks::Little };
+    match request {
+        Request::Sync { .. } | Request::Heartbeat { .. } => Asks::Little,
+        Request::Read { .. }
+        | Request::Allocation { .. }
+        | Request::Delta { .. }
+        | Request::Fetch { .. }
+        | Request::Indexed { .. }
+        | Request::FetchVersion { .. } => Asks::Read,
+        Request::Promote { .. }
+        | Request::Release { .. }
+        | Request::AdoptAsIs { .. }
+        | Request::CatchUp { .. }
+        | Request::Transfer { .. }
+        | Request::Adopt { .. }
+        | Request::Repair { .. } => Asks::Change,
     }
 }
 
@@ -369,14 +522,14 @@ fn still_serves(silo: &Silo, key: SlotKey, epoch: Epoch) -> Result<(), ReadRefus
     if adopted && state.incomplete.is_none() { Ok(()) } else { Err(ReadRefusal::Behind) }
 }
 
-/// A message for a silo that is not open here.
-pub fn unknown(silo: SiloId, message: &ToSilo) -> FromSilo {
+/// What a message for a silo that is not open here is answered.
+pub fn refusal(silo: SiloId, message: &ToSilo, reason: Refusal) -> FromSilo {
     let epoch = match message {
         ToSilo::Append(append) => append.epoch,
         ToSilo::Rare(_, _, Request::Promote { epoch, .. }) => *epoch,
         ToSilo::Rare(..) => Epoch::ZERO,
     };
-    let answer = Answer::Refused { slot: None, epoch, reason: Refusal::Unknown };
+    let answer = Answer::Refused { slot: None, epoch, reason };
     FromSilo::Rare(silo, message.volume(), answer)
 }
 

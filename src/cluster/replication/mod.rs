@@ -20,3 +20,6 @@ pub mod service;
 pub mod sessions;
 pub mod worker;
 pub mod writer;
+
+#[cfg(test)]
+mod full;

@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::base::clock::{Moment, wall_seconds};
 use crate::base::id::{NodeId, SiloId, VolumeId};
 use crate::cluster::replication::acceptor::Session;
-use crate::cluster::replication::keeper::Keeper;
-use crate::cluster::replication::message::ToSilo;
+use crate::cluster::replication::keeper::{self, Keeper};
+use crate::cluster::replication::message::{FromSilo, Refusal, ToSilo};
 use crate::cluster::replication::scrub_request::{ScrubRequest, ScrubRequests};
 use crate::cluster::replication::scrubber::{ScrubReport, Scrubber};
 use crate::cluster::replication::worker::{Chore, Input, Sink, Threads, Waiting, Worker};
@@ -27,6 +27,8 @@ use crate::store::silo::Silo;
 const BATCH_MESSAGES_MAX: usize = 256;
 /// More than this is written by the silo's own thread, while the connection's receives what follows.
 const PROCESSED_BYTES_MAX: usize = 64 << 10;
+/// How long a checkpoint that there was no space for is not tried again.
+const FULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The longest that cleaning rests while there is something to clean.
 const CLEANING_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -244,15 +246,27 @@ impl Drop for SiloSession {
     }
 }
 
-/// The silos open on this node.
+/// The silos of this node: those that are open, and why others are not.
 #[derive(Clone, Default)]
 pub struct Silos {
     open: Arc<RwLock<HashMap<SiloId, SiloHandle>>>,
+    shut: Arc<RwLock<HashMap<SiloId, String>>>,
 }
 
 impl Silos {
     pub fn insert(&self, handle: SiloHandle) {
         self.open.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(handle.id, handle);
+    }
+
+    /// A silo that is here and cannot be opened.
+    pub fn insert_shut(&self, silo: SiloId, why: String) {
+        self.shut.write().unwrap_or_else(PoisonError::into_inner).insert(silo, why);
+    }
+
+    /// What a message to a silo that is not open here is answered.
+    pub fn refusal(&self, silo: SiloId, message: &ToSilo) -> FromSilo {
+        let shut = self.shut.read().unwrap_or_else(PoisonError::into_inner);
+        keeper::refusal(silo, message, shut.get(&silo).cloned().map_or(Refusal::Unknown, Refusal::Faulted))
     }
 
     pub fn get(&self, silo: SiloId) -> Option<SiloHandle> {
@@ -310,6 +324,7 @@ fn run_syncs(worker: &Mutex<Worker>, silo: &Silo, requests: &Receiver<()>, began
 /// the room asks for.
 fn run_chores(silo: &Silo, requests: &Receiver<Chore>) {
     let mut pause = None;
+    let mut full_until = Moment::default();
     loop {
         let first = match pause {
             None => requests.recv().ok(),
@@ -325,10 +340,18 @@ fn run_chores(silo: &Silo, requests: &Receiver<Chore>) {
             pause = None;
             continue;
         }
-        if let Err(error) = do_chores(silo, chore) {
-            tracing::error!("silo {}: {error}", silo.id().short());
+        if Moment::now() >= full_until {
+            match do_chores(silo, chore) {
+                Ok(()) => {}
+                // The silo says so to its writers and in its status, and goes on when there is space.
+                Err(StoreError::NoSpace) => full_until = Moment::now() + FULL_AGAIN_AFTER,
+                Err(error) => tracing::error!("silo {}: {error}", silo.id().short()),
+            }
         }
         pause = clean(silo);
+        if full_until > Moment::now() {
+            pause = Some(pause.map_or(FULL_AGAIN_AFTER, |pause| pause.min(FULL_AGAIN_AFTER)));
+        }
     }
 }
 
@@ -336,7 +359,11 @@ fn do_chores(silo: &Silo, chore: Chore) -> Result<(), StoreError> {
     silo.zero_ahead()?;
     silo.save_peers()?;
     if chore == Chore::Checkpoint || silo.checkpoint_due() {
-        silo.checkpoint()
+        match silo.checkpoint() {
+            // What can be let go makes room for the next.
+            Err(StoreError::NoSpace) => silo.tidy().and(Err(StoreError::NoSpace)),
+            other => other,
+        }
     } else if silo.tidy_due() {
         silo.tidy()
     } else {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::id::{NodeId, SiloId};
-use crate::cluster::replication::keeper;
 use crate::cluster::replication::message::{Append, FromSilo, ToSilo};
 use crate::cluster::replication::service::{SiloHandle, SiloSession, Silos};
 use crate::transport::network::{Channel, FrameSender};
@@ -40,7 +39,7 @@ pub async fn serve(mut channel: Channel, silos: Silos) {
                 Entry::Vacant(vacant) => match silos.get(silo) {
                     Some(handle) => vacant.insert(open(&handle, channel.sender.clone())),
                     None => {
-                        standing = channel.sender.send(keeper::unknown(silo, &message).encode()).is_ok();
+                        standing = channel.sender.send(silos.refusal(silo, &message).encode()).is_ok();
                         continue;
                     }
                 },

@@ -120,6 +120,7 @@ impl Worker {
         let check = now.since(self.checked_at) >= SPACE_CHECK_EVERY;
         if check {
             self.checked_at = now;
+            self.keeper.forget_rest();
             let takes_writes = self.keeper.takes_writes();
             let outcome = self.keeper.set_takes_writes(takes_writes);
             self.dispatch(outcome);

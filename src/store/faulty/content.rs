@@ -160,6 +160,11 @@ impl Inode {
         }
     }
 
+    /// What is seen is what is durable; everything was synced, or a sync of it failed.
+    pub(super) fn forget_cache(&mut self) {
+        self.seen = self.durable.clone();
+    }
+
     /// Keeps, loses or tears each unsynced change.
     pub(super) fn lose_power(&mut self, dice: &mut Dice) {
         for change in self.unsynced.drain(..) {

@@ -48,6 +48,9 @@ struct State {
     failing_syncs: Option<u64>,
     failing_writes: Option<u64>,
     capacity_bytes: Option<u64>,
+    /// From this operation on there is no space for anything.
+    full_at: Option<u64>,
+    creates_nothing: bool,
     unreadable: BTreeMap<String, Vec<Range<u64>>>,
 }
 
@@ -67,6 +70,8 @@ impl FaultyDisk {
             failing_syncs: None,
             failing_writes: None,
             capacity_bytes: None,
+            full_at: None,
+            creates_nothing: false,
             unreadable: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -116,6 +121,18 @@ impl FaultyDisk {
     /// The disk is full once its files take so many bytes; `None` is no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
+    }
+
+    /// Others fill the disk to its last byte after so many operations that change something, counted from now; `None`
+    /// gives the space back.
+    pub fn fill_after(&self, operations: Option<u64>) {
+        let mut state = self.state();
+        state.full_at = operations.map(|operations| state.operations + operations);
+    }
+
+    /// No file can be created, as on a directory that has become read-only, until it can again.
+    pub fn refuse_files(&self, refuse: bool) {
+        self.state().creates_nothing = refuse;
     }
 
     /// Reading any of these bytes of this file fails.
@@ -221,6 +238,9 @@ impl State {
     }
 
     fn free_bytes(&self) -> u64 {
+        if self.full_at.is_some_and(|at| self.operations >= at) {
+            return 0;
+        }
         self.capacity_bytes.map_or(1 << 50, |capacity| capacity.saturating_sub(self.used_bytes()))
     }
 
@@ -270,6 +290,9 @@ impl Disk for FaultyDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.step()?;
+        if state.creates_nothing {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         if state.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -395,6 +418,12 @@ impl DiskFile for FaultyFile {
             return Err(io::Error::other("the sync failed"));
         }
         state.inodes[self.inode].sync();
+        Ok(())
+    }
+
+    fn sync_and_forget(&self) -> io::Result<()> {
+        self.sync_data()?;
+        self.disk.alive(self.life)?.inodes[self.inode].forget_cache();
         Ok(())
     }
 }

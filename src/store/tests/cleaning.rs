@@ -5,6 +5,7 @@ use crate::base::id::SnapshotId;
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::error::StoreError;
 use crate::store::faulty::Crash;
+use crate::store::index::Leaves;
 use crate::store::keys::SEGMENTS;
 use crate::store::segment::segment_number;
 use crate::store::slot::Vote;
@@ -353,7 +354,7 @@ fn an_index_without_counts_is_counted() {
         silo.close().unwrap();
         silo.index
             .turn(false)
-            .write(|txn| {
+            .write(Leaves::Nothing, |txn| {
                 if damaged {
                     txn.open_table(SEGMENTS)?.insert(1, 3)?;
                 } else {

@@ -122,6 +122,43 @@ fn failed_writes_and_commits_are_final_too() {
     assert_eq!(open(&disk, 2).unwrap().faulted().unwrap().operation, Operation::Commit);
 }
 
+/// A sync of the index fails, and so does the note of it. What the next life finds in the index is what the disk has: it
+/// is still there after a power loss.
+#[test]
+fn a_failed_sync_of_the_index_that_could_not_be_noted_misleads_nobody() {
+    let mut lost = 0;
+    for seed in 0..60 {
+        let (disk, silo) = fresh(seed);
+        let state = |promise| SlotState { promise: Epoch(promise), ..silo.slot(KEY).unwrap() };
+        let history: Vec<Op> = (1..60).map(|seq| write(seq, seq * 70 % 1900, 2)).collect();
+        silo.append(&history.iter().map(Op::record).collect::<Vec<_>>()).unwrap();
+        silo.commit(&[commit(state(2), Change::Keep)]).unwrap();
+        disk.refuse_files(true);
+        disk.fail_sync_after(seed % 4);
+        let failed = if seed % 2 == 0 { silo.checkpoint() } else { silo.commit(&[commit(state(3), Change::Keep)]) };
+        let failed = failed.and_then(|()| silo.commit(&[commit(state(3), Change::Keep)]));
+        assert!(matches!(failed, Err(StoreError::Faulted(_))), "{failed:?}");
+        drop(silo);
+        disk.crash(Crash::Process);
+        disk.refuse_files(false);
+        let silo = open(&disk, 2).unwrap();
+        assert!(silo.faulted().is_none(), "the note could not be written");
+        let found = silo.slot(KEY).unwrap();
+        assert!(found.promise >= Epoch(2));
+        lost += u64::from(found.promise == Epoch(2));
+        assert_holds(&silo, &history[..found.applied.0 as usize], "in the next life");
+        silo.append(&[write(60, 5, 3).record()]).unwrap();
+        silo.sync().unwrap();
+        drop(silo);
+        disk.crash(Crash::Power);
+        let silo = open(&disk, 3).unwrap();
+        assert_eq!(silo.slot(KEY).unwrap().promise, found.promise, "what was found is durable");
+        let kept: Vec<Op> = history[..found.applied.0 as usize].iter().copied().chain([write(60, 5, 3)]).collect();
+        assert_holds(&silo, &kept, "after a power loss");
+    }
+    assert!(lost > 5, "some syncs must have lost what they failed to write: {lost}");
+}
+
 /// Copies every file of a disk.
 fn copy_of(disk: &FaultyDisk, seed: u64) -> FaultyDisk {
     let copy = FaultyDisk::new(seed);

@@ -5,8 +5,10 @@ mod cleaning;
 mod crashes;
 mod damage;
 mod formats;
+mod full;
 mod measure;
 mod opening;
+mod scripts;
 mod scrub;
 mod three_silos;
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::store::disk::{Disk, RealDisk};
+use crate::store::index::Leaves;
 use crate::store::keys::{BLOCKS as GROUPS, Entry, GROUP_BLOCKS, pack, place_key};
 use crate::store::segment::{SEGMENT_HEADER_BYTES, segment_name};
 use crate::store::version::{Place, Version};
@@ -171,7 +172,7 @@ fn load(folder: &Path, measure: Measure) {
         let blocks = u64::from(number) * measure.slot_blocks()..u64::from(number + 1) * measure.slot_blocks();
         let groups: Vec<u64> = (blocks.start / GROUP_BLOCKS..blocks.end / GROUP_BLOCKS).collect();
         for some in groups.chunks(LOAD_GROUPS) {
-            let loaded = silo.change_index(&silo.index.turn(false), |txn, tally| {
+            let loaded = silo.change_index(&silo.index.turn(false), Leaves::Enough, |txn, tally| {
                 let mut table = txn.open_table(GROUPS)?;
                 for group in some {
                     let version = |index: u8| measure.loaded(group * GROUP_BLOCKS + u64::from(index), zeroes);

@@ -4,6 +4,10 @@
 //! sent only if everything before it succeeded. If anything fails the silo is faulted and nothing more is sent but
 //! refusals, so the machine may change its state at once instead of waiting for completions. Only durability of the
 //! stream is asynchronous: [`Acceptor::begin_sync`] and [`Acceptor::end_sync`].
+//!
+//! A lack of space is no failure: nothing was done, and the machine goes back to where it was, by
+//! [`Acceptor::take_back`] for records of the stream and by [`Acceptor::keep`] and [`Acceptor::restore`] for everything
+//! else. No answer is given; the writer asks again in its own time.
 
 pub mod slot;
 
@@ -94,13 +98,15 @@ pub struct Acceptor {
     slots: BTreeMap<SlotKey, Slot>,
     takes_writes: bool,
     fault: Option<String>,
+    /// The slots of which records were taken that the host has not written yet.
+    unwritten: Vec<SlotKey>,
 }
 
 impl Acceptor {
     /// The acceptor of a silo just opened, with the states recovered from its store.
     pub fn new(opening: Opening, states: Vec<(SlotKey, SlotState)>, now: Moment) -> Self {
         let slots = states.into_iter().map(|(key, state)| (key, Slot::recovered(key, state, now))).collect();
-        Self { opening, slots, takes_writes: true, fault: None }
+        Self { opening, slots, takes_writes: true, fault: None, unwritten: Vec::new() }
     }
 
     pub fn opening(&self) -> &Opening {
@@ -126,6 +132,42 @@ impl Acceptor {
         self.fault.get_or_insert(why);
     }
 
+    /// All records that were taken are in the log.
+    pub fn wrote(&mut self) {
+        for key in std::mem::take(&mut self.unwritten) {
+            self.slots.get_mut(&key).into_iter().for_each(Slot::wrote);
+        }
+    }
+
+    /// There was no space for the records that were taken last, but for those of some slots up to the given numbers. Says
+    /// of each slot where it stands.
+    pub fn take_back(&mut self, reached: &BTreeMap<SlotKey, Seq>, out: &mut Vec<Effect>) {
+        for key in std::mem::take(&mut self.unwritten) {
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.take_back(reached.get(&key).copied());
+                out.push(slot.ack(&self.opening, self.takes_writes));
+            }
+        }
+    }
+
+    /// The slots of a volume as they are, for [`Acceptor::restore`].
+    pub fn keep(&self, volume: VolumeId) -> Vec<(SlotKey, Slot)> {
+        self.of_volume(volume).map(|(key, slot)| (*key, slot.clone())).collect()
+    }
+
+    /// There was no space for what a message to this volume asked for: its slots are as they were. `went_back` tells of
+    /// those that the store has taken back to their complete history in spite of that.
+    pub fn restore(&mut self, volume: VolumeId, kept: Vec<(SlotKey, Slot)>, went_back: impl Fn(SlotKey) -> bool) {
+        self.slots.retain(|key, _| key.volume != volume);
+        self.slots.extend(kept);
+        let incomplete = |slot: &Slot| slot.state().incomplete.is_some();
+        for (key, slot) in self.slots.iter_mut().filter(|(key, slot)| key.volume == volume && incomplete(slot)) {
+            if went_back(*key) {
+                slot.went_back();
+            }
+        }
+    }
+
     pub fn slots(&self) -> impl Iterator<Item = (&SlotKey, &Slot)> {
         self.slots.iter()
     }
@@ -146,7 +188,11 @@ impl Acceptor {
                     out.push(self.refused(session, volume, Some(key.slot), epoch, Refusal::OutOfStep));
                     return;
                 };
+                let was_written = !slot.has_unwritten();
                 slot.append(now, session, append, &self.opening, self.takes_writes, out);
+                if was_written && slot.has_unwritten() {
+                    self.unwritten.push(key);
+                }
             }
             ToSilo::Rare(_, _, request) => self.request(now, from, session, volume, request, out),
         }
@@ -247,15 +293,19 @@ impl Acceptor {
             }
             votes.push(slot.vote(&self.opening));
         }
-        for (key, _, change) in &commits {
-            if matches!(change, Change::Revert { .. }) {
-                out.push(Effect::DropStaging(*key));
-                out.push(Effect::SyncNow);
-            }
+        let reverted: Vec<SlotKey> = commits
+            .iter()
+            .filter(|(_, _, change)| matches!(change, Change::Revert { .. }))
+            .map(|(key, ..)| *key)
+            .collect();
+        if !reverted.is_empty() {
+            out.push(Effect::SyncNow);
         }
         if !commits.is_empty() {
             out.push(Effect::Commit(commits));
         }
+        // Not before: if there is no space for the commit, the catching-up that was under way stands.
+        out.extend(reverted.into_iter().map(Effect::DropStaging));
         let promised = Promised {
             epoch: ask.epoch,
             incarnation: self.opening.incarnation,

@@ -13,6 +13,7 @@ use crate::cluster::replication::message::{
 use crate::store::slot::{SlotState, Vote};
 
 /// The state of one slot on this silo: what is durable of it, and what lasts as long as the process.
+#[derive(Clone)]
 pub struct Slot {
     key: SlotKey,
     state: SlotState,
@@ -35,6 +36,8 @@ pub struct Slot {
     sent: u64,
     /// A gap was reported and nothing accepted since.
     gap_reported: bool,
+    /// How far the stream had come when the first of those records was taken that the host has not written yet.
+    written: Option<Seq>,
     /// The last attempt to catch up in this epoch: messages of earlier ones are refused.
     attempt: u64,
     /// What a deliberate bug votes with: the history as it was when an epoch was first asked for.
@@ -72,6 +75,7 @@ impl Slot {
             session: 0,
             sent: 0,
             gap_reported: false,
+            written: None,
             attempt: 0,
             #[cfg(test)]
             early: None,
@@ -94,6 +98,39 @@ impl Slot {
 
     pub fn durable(&self) -> Seq {
         self.durable
+    }
+
+    /// Whether records were taken that the host has not written yet.
+    pub fn has_unwritten(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Everything that was taken is in the log.
+    pub fn wrote(&mut self) {
+        self.written = None;
+    }
+
+    /// The log had no space for what was taken last: the stream stands where it stood, or at `reached` if some of it was
+    /// written. The writer sends again from there after a while, of its own accord: to report a gap would only have it
+    /// sent at once.
+    pub fn take_back(&mut self, reached: Option<Seq>) {
+        let Some(written) = self.written.take() else { return };
+        let stands = reached.unwrap_or(written).max(written);
+        match &mut self.catching_up {
+            Some(catching_up) => catching_up.live = stands,
+            None => {
+                self.state.applied = stands;
+                // It was told together with a record that is not here now.
+                self.state.committed = self.state.committed.min(stands);
+            }
+        }
+        self.gap_reported = true;
+    }
+
+    /// A message to this slot came to nothing for want of space, but the store had gone back to the complete history
+    /// already.
+    pub fn went_back(&mut self) {
+        self.revert();
     }
 
     pub fn wants_sync(&self) -> bool {
@@ -271,6 +308,7 @@ impl Slot {
             self.sync_wanted = self.sync_wanted.max(seq);
         }
         if seq > self.applied() {
+            self.written.get_or_insert(self.applied());
             match &mut self.catching_up {
                 Some(catching_up) => catching_up.live = seq,
                 None => self.state.applied = seq,
@@ -354,6 +392,8 @@ impl Slot {
             Request::Sync { upto, .. } => self.sync(upto, opening, takes_writes, out),
             Request::AdoptAsIs { attempt, expected, .. } => self.adopt_as_is(epoch, attempt, expected, opening, out),
             Request::CatchUp { attempt, base, floor, .. } => self.catch_up(epoch, attempt, base, floor, out),
+            // What is left of a full silo is for the stream. The writer asks again.
+            Request::Transfer { .. } if !takes_writes => true,
             Request::Transfer { attempt, cursor, parcel, .. } => self.transfer(attempt, cursor, parcel, opening, out),
             Request::Adopt { attempt, .. } => self.adopt(epoch, attempt, opening, out),
             Request::Repair { block, parcel, .. } => self.repair(epoch, block, &parcel, out),
@@ -411,12 +451,13 @@ impl Slot {
                 return false;
             }
             self.attempt = attempt;
-            out.push(Effect::DropStaging(self.key));
             if self.state.incomplete.is_some() {
                 out.push(Effect::SyncNow);
                 let change = self.revert();
                 out.push(Effect::Commit(vec![(self.key, self.state.clone(), change)]));
             }
+            // Not before: if there is no space for the commit, the catching-up that was under way stands.
+            out.push(Effect::DropStaging(self.key));
             if on(Mutant::DropBeforeAdoption) && base < self.state.applied {
                 let vote = Vote { applied: base, ..self.state.vote() };
                 self.state.incomplete = Some(vote);
