@@ -29,7 +29,7 @@ use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::Peers;
 use crate::daemon::scrubs::Scrubs;
-use crate::daemon::silos::SiloView;
+use crate::daemon::silos::SiloViews;
 use crate::daemon::status::Observer;
 
 /// How long requests in flight may take when the daemon stops.
@@ -61,7 +61,7 @@ impl Control {
         group: Group,
         peers: Peers,
         attachments: Attachments,
-        silos: Vec<SiloView>,
+        silos: SiloViews,
         stop: watch::Sender<bool>,
     ) -> Control {
         let scrubs = Scrubs::new(node, group.clone(), peers.clone(), silos.clone());

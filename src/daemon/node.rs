@@ -27,7 +27,7 @@ use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DE
 use crate::daemon::offline::{RunOptions, SiloSpec};
 use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
 use crate::daemon::scrubs;
-use crate::daemon::silos::{self, NodeSilos, SiloView};
+use crate::daemon::silos::{self, NodeSilos, SiloView, SiloViews};
 use crate::transport::discovery::{Discovery, DiscoveryError, DiscoveryOptions, Seed};
 use crate::transport::endpoint::{Endpoint, EndpointError, EndpointOptions};
 use crate::transport::network::{Channel, Network, Purpose};
@@ -106,7 +106,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         group: group.clone(),
         attachments: attachments.clone(),
         peers: peers.clone(),
-        silos: silos.lives(),
+        silos: silos.views(),
     };
     let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
 
@@ -124,16 +124,17 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     let mut background = vec![
         tokio::spawn(announce(group.clone(), node, this)),
         tokio::spawn(peers.clone().listen(group.state())),
-        tokio::spawn(silos::forget_deleted(silos.lives(), group.state())),
+        tokio::spawn(silos::forget_deleted(silos.views(), group.state())),
         tokio::spawn(remember_members(home.clone(), group.state(), discovery.clone())),
     ];
-    background.extend(silos.lives().into_iter().map(|view| tokio::spawn(silos::announce(view, node, group.clone()))));
-    background.extend(silos.lives().into_iter().map(|view| tokio::spawn(view.vitals.watch())));
+    let open = silos.views();
+    background.extend(open.iter().map(|view| tokio::spawn(silos::announce(view.clone(), node, group.clone()))));
+    background.extend(open.iter().map(|view| tokio::spawn(view.vitals.clone().watch())));
     attachments.resume_all().await;
 
     let (stop, mut stopped) = watch::channel(false);
     let control =
-        Control::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos.lives(), stop);
+        Control::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos.views(), stop);
     let server = ControlServer::start(&home, control).await?;
     tracing::info!("node {} of network '{}' listens on {}", node.short(), network.name, endpoint.address());
 
@@ -349,7 +350,7 @@ struct Services {
     group: Group,
     attachments: Attachments,
     peers: Peers,
-    silos: Vec<SiloView>,
+    silos: SiloViews,
 }
 
 /// What it does for a node that is no member yet.
@@ -379,7 +380,7 @@ impl Services {
             Ask::Ping => Told::Alive(SignOfLife {
                 run: self.peers.run(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                silos: self.silos.iter().map(SiloView::life).collect(),
+                silos: self.silos.lives(),
                 details: self.silos.iter().map(SiloView::details).collect(),
             }),
             Ask::Report(volume) => Told::Report(self.attachments.report(volume).await),

@@ -18,7 +18,7 @@ use crate::daemon::api::scrub::{ScrubState, SiloScrub, VolumeScrub};
 use crate::daemon::api::silo::Range;
 use crate::daemon::attachments::find;
 use crate::daemon::peers::{Ask, Peers, Told};
-use crate::daemon::silos::SiloView;
+use crate::daemon::silos::{SiloView, SiloViews};
 use crate::daemon::standing::Standing;
 
 /// How long a node may take to say how its scrubs stand, which it knows without its disks.
@@ -38,14 +38,14 @@ pub struct Scrubs {
     node: NodeId,
     group: Group,
     peers: Peers,
-    silos: Vec<SiloView>,
+    silos: SiloViews,
 }
 
 /// What is known of a node's silos.
 type Said = Result<BTreeMap<SiloId, Option<ScrubRequest>>, String>;
 
 impl Scrubs {
-    pub fn new(node: NodeId, group: Group, peers: Peers, silos: Vec<SiloView>) -> Self {
+    pub fn new(node: NodeId, group: Group, peers: Peers, silos: SiloViews) -> Self {
         Self { node, group, peers, silos }
     }
 

@@ -29,19 +29,30 @@ use crate::store::superblock;
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// The running silos of this node.
+/// The running silos of this node, and those that could not be opened.
 pub struct NodeSilos {
     services: Vec<(SiloView, SiloService)>,
+    shut: Vec<SiloLife>,
     registry: Silos,
 }
 
 impl NodeSilos {
-    /// Opens every silo, formats those that are blank, and starts their threads.
+    /// Opens every silo, formats those that are blank, and starts their threads. One that is damaged, or that its disk or
+    /// a newer version keeps from being opened, is out of service, and says so; the node serves its others. A directory
+    /// that was never a silo of this network is a mistake of whoever named it: nothing starts.
     pub fn open(specs: &[SiloSpec], network: NetworkId, node: NodeId) -> Result<NodeSilos> {
         let boot = boot_id()?;
-        let mut silos = NodeSilos { services: Vec::new(), registry: Silos::default() };
+        let mut silos = NodeSilos { services: Vec::new(), shut: Vec::new(), registry: Silos::default() };
         for spec in specs {
-            let silo = open_silo(spec, boot, network)?;
+            let silo = match open_silo(spec, boot, network)? {
+                Opened::Silo(silo) => *silo,
+                Opened::Shut(life) => {
+                    tracing::error!("{}", life.fault.as_deref().unwrap_or_default());
+                    silos.registry.insert_shut(life.id, life.fault.clone().unwrap_or_default());
+                    silos.shut.push(life);
+                    continue;
+                }
+            };
             let capacity = silo.capacity_bytes();
             tracing::info!("silo {} at {}: {}", silo.id().short(), spec.path.display(), Size(capacity));
             let service = SiloService::start(silo, node, boot, tokio::runtime::Handle::current())
@@ -61,8 +72,8 @@ impl NodeSilos {
     }
 
     /// The silos as the rest of the daemon sees them.
-    pub fn lives(&self) -> Vec<SiloView> {
-        self.services.iter().map(|(view, _)| view.clone()).collect()
+    pub fn views(&self) -> SiloViews {
+        SiloViews { open: self.services.iter().map(|(view, _)| view.clone()).collect(), shut: self.shut.clone().into() }
     }
 
     /// Stops every silo and closes it cleanly.
@@ -72,6 +83,28 @@ impl NodeSilos {
                 tracing::error!("silo {} was not closed cleanly: {error}", view.path.display());
             }
         }
+    }
+}
+
+/// The silos of this node as the rest of the daemon sees them: the open ones, as a slice, and what is told of the others.
+#[derive(Clone)]
+pub struct SiloViews {
+    open: Vec<SiloView>,
+    shut: Arc<[SiloLife]>,
+}
+
+impl SiloViews {
+    /// How all of them are. Never waits for a disk.
+    pub fn lives(&self) -> Vec<SiloLife> {
+        self.open.iter().map(SiloView::life).chain(self.shut.iter().cloned()).collect()
+    }
+}
+
+impl std::ops::Deref for SiloViews {
+    type Target = [SiloView];
+
+    fn deref(&self) -> &[SiloView] {
+        &self.open
     }
 }
 
@@ -106,7 +139,14 @@ impl SiloView {
     }
 }
 
-fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo> {
+/// A silo that was to be opened.
+enum Opened {
+    Silo(Box<Silo>),
+    /// There is one, and it is out of service.
+    Shut(SiloLife),
+}
+
+fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Opened> {
     let io_fault = |doing: &str, error: &std::io::Error| disk_fault(&spec.path, doing, error);
     make_dir(&spec.path).map_err(|error| io_fault("create this directory", &error))?;
     let fault = |error: StoreError| store_fault(&spec.path, &error);
@@ -123,12 +163,49 @@ fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Silo
         }
     };
     let options = SiloOptions::new(capacity_bytes, Incarnation(rand::random()), boot);
-    match Silo::open(disk.clone(), options.clone()) {
+    let silo = match Silo::open(disk.clone(), options.clone()) {
         Err(StoreError::NotFormatted | StoreError::HalfFormatted) => {
             Silo::format_for(disk.clone(), SiloId::random(), network).map_err(fault)?;
-            Silo::open(disk, options).map_err(fault)
+            Silo::open(disk, options).map_err(fault)?
         }
-        opened => opened.map_err(fault),
+        Err(error) if puts_out_of_service(&error) => {
+            let told = fault(error);
+            let hint = told.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            return Ok(Opened::Shut(SiloLife {
+                // Without a readable superblock nobody knows which one it is.
+                id: superblock::identify(&disk).unwrap_or_default(),
+                path: spec.path.clone(),
+                capacity_bytes,
+                used_bytes: 0,
+                fault: Some(format!("{}{hint}", told.message)),
+                foreign: None,
+                stalled_ms: None,
+            }));
+        }
+        opened => opened.map_err(fault)?,
+    };
+    Ok(Opened::Silo(Box::new(silo)))
+}
+
+/// Whether a silo that cannot be opened for this is one all the same: it was one, and its node has others to serve.
+fn puts_out_of_service(error: &StoreError) -> bool {
+    use std::io::ErrorKind;
+    match error {
+        StoreError::Damaged(_) | StoreError::Newer { .. } | StoreError::NoSpace | StoreError::Index(_) => true,
+        StoreError::Faulted(_) => true,
+        StoreError::Io { error, .. } => !matches!(
+            error.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::AlreadyExists | ErrorKind::NotFound
+        ),
+        StoreError::Locked
+        | StoreError::NotFormatted
+        | StoreError::HalfFormatted
+        | StoreError::AlreadyFormatted(_)
+        | StoreError::Foreign(_)
+        | StoreError::UnknownSlot(_)
+        | StoreError::BadRecord(_)
+        | StoreError::OutOfRange
+        | StoreError::BadBlock { .. } => false,
     }
 }
 
@@ -204,13 +281,13 @@ pub async fn announce(view: SiloView, node: NodeId, group: Group) {
 }
 
 /// Lets the silos forget volumes once the cluster state says that they were deleted.
-pub async fn forget_deleted(views: Vec<SiloView>, mut state: watch::Receiver<Arc<ClusterState>>) {
+pub async fn forget_deleted(views: SiloViews, mut state: watch::Receiver<Arc<ClusterState>>) {
     let mut done: BTreeSet<VolumeId> = BTreeSet::new();
     loop {
         let fresh: Vec<VolumeId> =
             state.borrow_and_update().deleted.keys().filter(|id| !done.contains(id)).copied().collect();
         for volume in fresh {
-            for view in &views {
+            for view in views.iter() {
                 if view.handle.silo().slots().iter().any(|(key, _)| key.volume == volume) {
                     view.handle.forget(volume);
                 }
@@ -226,6 +303,49 @@ pub async fn forget_deleted(views: Vec<SiloView>, mut state: watch::Receiver<Arc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::id::Epoch;
+    use crate::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
+
+    #[tokio::test]
+    async fn a_silo_that_cannot_be_opened_keeps_no_other_from_being_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = |name: &str| SiloSpec { path: folder.path().join(name), capacity: Some(Size(1 << 30)) };
+        let specs = ["a", "b", "c", "d"].map(spec);
+        let (network, node) = (NetworkId([3; 32]), NodeId([7; 32]));
+        let silos = NodeSilos::open(&specs, network, node).unwrap();
+        let ids: Vec<SiloId> = silos.views().lives().iter().map(|life| life.id).collect();
+        silos.stop();
+        // The header of one index, all of the next, and the superblock of the third.
+        let damage = |name: &str, file: &str, bytes: &[u8]| {
+            use std::os::unix::fs::FileExt;
+            let path = folder.path().join(name).join(file);
+            std::fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, 8).unwrap();
+        };
+        damage("a", "index.redb", &[0x55; 64]);
+        std::fs::write(folder.path().join("b").join("index.redb"), b"").unwrap();
+        damage("c", "superblock", &[0x55; 32]);
+        let silos = NodeSilos::open(&specs, network, node).unwrap();
+        let views = silos.views();
+        assert_eq!(views.iter().map(|view| view.handle.id()).collect::<Vec<_>>(), [ids[3]]);
+        let shut: Vec<SiloLife> = views.lives().into_iter().filter(|life| life.fault.is_some()).collect();
+        assert_eq!(shut.iter().map(|life| life.id).collect::<Vec<_>>(), [ids[0], ids[1], SiloId::default()]);
+        for (life, names) in shut.iter().zip(["index.redb", "index.redb", "superblock"]) {
+            let fault = life.fault.as_deref().unwrap_or_default();
+            assert!(fault.contains(names) && fault.contains("--silo PATH"), "{fault}");
+            assert!(fault.contains(&life.path.display().to_string()), "{fault}");
+        }
+        let message = ToSilo::Rare(ids[0], VolumeId([1; 16]), Request::Release { epoch: Epoch(1) });
+        let told = silos.registry().refusal(ids[0], &message);
+        let FromSilo::Rare(_, _, Answer::Refused { reason: Refusal::Faulted(why), .. }) = told else {
+            panic!("{told:?}")
+        };
+        assert!(why.contains("index.redb"), "{why}");
+        silos.stop();
+        std::fs::create_dir(folder.path().join("e")).unwrap();
+        std::fs::write(folder.path().join("e").join("holiday.jpg"), b"").unwrap();
+        let refused = NodeSilos::open(&[spec("d"), spec("e")], network, node).err().unwrap();
+        assert!(refused.message.contains("holiday.jpg"), "{}", refused.message);
+    }
 
     #[test]
     fn a_directory_that_cannot_be_a_silo_is_refused_with_what_to_do() {

@@ -16,7 +16,7 @@ use crate::daemon::copies::{self, Copy, View, Word};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::{Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
-use crate::daemon::silos::SiloView;
+use crate::daemon::silos::{SiloView, SiloViews};
 use crate::daemon::standing::{Standing, UNKNOWN_AT_MOST};
 
 /// How long the node that a volume is attached to may take to report.
@@ -30,7 +30,7 @@ pub struct Observer {
     group: Group,
     peers: Peers,
     attachments: Attachments,
-    silos: Vec<SiloView>,
+    silos: SiloViews,
     /// Since when this daemon runs, in seconds since 1970.
     since: u64,
 }
@@ -42,7 +42,7 @@ impl Observer {
         group: Group,
         peers: Peers,
         attachments: Attachments,
-        silos: Vec<SiloView>,
+        silos: SiloViews,
     ) -> Self {
         Self { home, node, group, peers, attachments, silos, since: wall_seconds() }
     }
@@ -162,7 +162,7 @@ impl Observer {
         if node != self.node {
             return self.peers.standing(node);
         }
-        let silos = self.silos.iter().map(SiloView::life).collect();
+        let silos = self.silos.lives();
         let details = self.silos.iter().map(SiloView::details).collect();
         let life = SignOfLife { run: self.peers.run(), version: env!("CARGO_PKG_VERSION").to_owned(), silos, details };
         Standing::Up { since: self.since, life }
