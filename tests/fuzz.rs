@@ -1,10 +1,15 @@
 //! A small mutational fuzzer for everything that decodes bytes from outside: none of them may panic, whatever comes.
 //!
 //! It knows nothing of coverage; what makes it reach deep is a corpus of valid inputs and targets that mend checksums.
+//! `tests/data/fuzz` keeps the corpus: a file a target, an input a line, in hexadecimal. It holds what today's encoders
+//! make, so that what they made once is decoded for ever, and every input that ever made a decoder panic.
 //! `INFINIT_FUZZ_SECONDS` is the time for each target (2 by default, 600 in the acceptance run), `INFINIT_FUZZ_SEED`
-//! another seed.
+//! another seed; `INFINIT_BLESS=1` adds the inputs that are made here to the corpus.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -12,9 +17,11 @@ use infinit::base::id::{
     ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId,
 };
 use infinit::base::record::{HEADER_BYTES, Record};
+use infinit::cluster::consensus;
 use infinit::cluster::replication::message::{
     Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Request as Ask, ToSilo,
 };
+use infinit::cluster::state::ClusterState;
 use infinit::interface::nbd::option::{self, OptionHeader};
 use infinit::interface::nbd::protocol::{OPT_GO, OPT_SET_META_CONTEXT, OPTION_HEADER_BYTES, REQUEST_BYTES};
 use infinit::interface::nbd::request::{Request, Rules};
@@ -34,29 +41,66 @@ const INPUT_BYTES_MAX: usize = 16 << 10;
 /// Numbers at which lengths and counts are most often wrong.
 const EDGES: [u64; 12] = [0, 1, 2, 7, 8, 0x7f, 0x80, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 0xffff_ffff_ffff_ffff];
 
-/// Runs `target` on mutations of `corpus` for the configured time.
+/// Runs `target` on `corpus`, on what is kept, and on mutations of both for the configured time.
 ///
 /// # Panics
 /// If the target panics; prints the seed and the input in hexadecimal.
-pub fn fuzz(name: &str, corpus: &[Vec<u8>], target: fn(&[u8])) {
+pub fn fuzz(name: &str, made: &[Vec<u8>], target: fn(&[u8])) {
+    let corpus = &kept(name, made)[..];
     let number = |variable, default| std::env::var(variable).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (seconds, seed) = (number("INFINIT_FUZZ_SECONDS", 2), number("INFINIT_FUZZ_SEED", 1));
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut random = StdRng::seed_from_u64(seed);
     let mut runs = 0_u64;
-    corpus.iter().for_each(|input| target(input));
+    corpus.iter().for_each(|input| run(name, input, target, "kept"));
     while Instant::now() < end {
         for _ in 0..256 {
             let input = mutated(corpus, &mut random);
-            if catch_unwind(AssertUnwindSafe(|| target(&input))).is_err() {
-                let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-                panic!("{name}: seed {seed}, run {runs}: the target panicked on {hex}");
-            }
+            run(name, &input, target, &format!("made by seed {seed} in run {runs}"));
             runs += 1;
         }
     }
     println!("{name}: {runs} inputs in {seconds} s, seed {seed}");
     assert!(runs > 1000, "{name}: only {runs} inputs in {seconds} s");
+}
+
+fn run(name: &str, input: &[u8], target: fn(&[u8]), origin: &str) {
+    if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
+        let (hex, file) = (hex(input), file_name(name));
+        panic!(
+            "{name}: the target panicked on an input {origin}; once mended, keep it in tests/data/fuzz/{file}: {hex}"
+        );
+    }
+}
+
+fn hex(input: &[u8]) -> String {
+    input.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(line: &str) -> Vec<u8> {
+    let digits = |at: usize| u8::from_str_radix(line.get(at..at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..line.len()).step_by(2).map(digits).collect();
+    bytes.unwrap_or_else(|| panic!("no hexadecimal: {line}"))
+}
+
+fn file_name(name: &str) -> String {
+    format!("{}.txt", name.replace(' ', "-"))
+}
+
+/// The inputs that were made for this run and those kept for the target.
+fn kept(name: &str, made: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(file_name(name));
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let mut inputs: BTreeSet<Vec<u8>> = text.lines().filter(|line| !line.starts_with('#')).map(unhex).collect();
+    if std::env::var_os("INFINIT_BLESS").is_some() {
+        let new: String = made.iter().filter(|input| !inputs.contains(*input)).map(|input| hex(input) + "\n").collect();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text + &new).unwrap();
+    } else {
+        assert!(!inputs.is_empty(), "nothing is kept for {name}: run with INFINIT_BLESS=1");
+    }
+    inputs.extend(made.iter().cloned());
+    inputs.into_iter().collect()
 }
 
 fn mutated(corpus: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
@@ -248,7 +292,22 @@ fn peers_and_segments() {
     fuzz("frames", &[vec![4, 0, 0, 0, 1, 2, 3, 4], vec![0; 8]], stream::fuzz_frames);
     fuzz("requests between daemons", &[vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9]], rpc::fuzz_message);
     fuzz("address records", &[passport], discovery::fuzz_address_record);
-    fuzz("segments", &[vec![0; 4096]], |input| {
+    fuzz("segments", &replay::fuzz_segment_inputs(), |input| {
         replay::fuzz_segment(input);
     });
+}
+
+#[test]
+fn the_log_of_the_group_and_its_messages() {
+    fuzz("stored by the group", &consensus::fuzz_stored_inputs(), consensus::fuzz_stored);
+    fuzz("messages between members", &consensus::fuzz_message_inputs(), consensus::fuzz_message);
+    fuzz("cluster states", &[ClusterState::default().encode()], |input| {
+        if let Ok(state) = ClusterState::decode(input) {
+            assert!(ClusterState::decode(&state.encode()).is_ok_and(|again| again == state));
+        }
+    });
+    // A run of two blocks' data, then one of zeroes and one of holes.
+    let rows =
+        ["0105010200000000000900000000000000", "01400001000000000002000000000000008100010000000000030000000000000000"];
+    fuzz("rows of the index", &rows.map(unhex), infinit::store::fuzz_rows);
 }

@@ -234,6 +234,15 @@ pub(crate) fn unpack(bytes: &[u8]) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// What a fuzzer feeds: any bytes as each kind of row of the index. Whatever they are, nothing panics, and no row makes
+/// more versions than a group has blocks for each of its runs.
+pub fn fuzz_rows(bytes: &[u8]) {
+    let entries = unpack(bytes).map_or(0, |entries| entries.len());
+    assert!(entries <= bytes.len() * GROUP_BLOCKS as usize, "{entries} versions out of {} bytes", bytes.len());
+    // Whether they are rows is not asked here.
+    let _ = (decode_row::<SlotRow>("slot", bytes), decode_row::<SiloRow>("silo", bytes));
+}
+
 fn read_runs(bytes: &[u8]) -> Option<Vec<Entry>> {
     let (&ROW_VERSION, mut rest) = bytes.split_first()? else { return None };
     let mut entries = Vec::new();

@@ -60,6 +60,8 @@ pub mod space;
 pub mod staging;
 pub mod superblock;
 
+pub use crate::store::keys::fuzz_rows;
+
 mod ahead;
 mod append;
 mod ballast;

@@ -10,13 +10,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::base::id::SiloId;
+use crate::base::block::BLOCK_BYTES;
+use crate::base::id::{Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, Stamp, VolumeId};
 use crate::base::record::Record;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::error::{Result, StoreError};
 use crate::store::position::Position;
 use crate::store::segment::{
-    BadEntry, Entry, PREFIX_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, read_entry, read_prefix, segment_name,
+    BadEntry, Entry, PREFIX_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, entry_bytes, prefix, read_entry, read_prefix,
+    segment_name,
 };
 
 /// Bytes read at once; a record may be longer.
@@ -88,6 +90,27 @@ pub fn fuzz_segment(bytes: &[u8]) -> usize {
         records += usize::from(SegmentHeader::decode(raw).is_some());
     }
     records
+}
+
+/// Inputs for [`fuzz_segment`] that are valid: a segment of two records and its end.
+pub fn fuzz_segment_inputs() -> Vec<Vec<u8>> {
+    let (silo, durable) = (SiloId::default(), Position::new(1, SEGMENT_HEADER_BYTES));
+    let header = SegmentHeader { silo, number: 1, continues: 0, incarnation: Incarnation(5) };
+    let mut segment = header.encode().to_vec();
+    let key = SlotKey { volume: VolumeId([1; 16]), slot: SlotIndex(0) };
+    let stamp = |seq| Stamp::new(Epoch(1), Seq(seq));
+    let data = Bytes::from(vec![7; BLOCK_BYTES as usize]);
+    for record in [Record::write(key, 0, stamp(1), data), Record::trim(key, 0, BLOCK_BYTES, stamp(2))] {
+        // A few kilobytes.
+        let at = Position::new(1, segment.len() as u32);
+        segment.extend_from_slice(&prefix(silo, at, record.len() as u32, durable));
+        segment.extend_from_slice(&record.head);
+        segment.extend_from_slice(&record.payload);
+        segment.resize(at.offset() as usize + entry_bytes(record.len()) as usize, 0);
+    }
+    let end = Position::new(1, segment.len() as u32);
+    segment.extend_from_slice(&prefix(silo, end, 0, durable));
+    vec![segment]
 }
 
 fn find_continuation(

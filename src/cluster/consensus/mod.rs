@@ -44,7 +44,9 @@ mod wire;
 pub use crate::cluster::consensus::group::Group;
 pub use crate::cluster::consensus::log_file::{Damage, GroupNumber, LogError, LogFile};
 pub use crate::cluster::consensus::status::GroupStatus;
+pub use crate::cluster::consensus::stored::{fuzz_stored, fuzz_stored_inputs};
 pub use crate::cluster::consensus::types::Tuning;
+pub use crate::cluster::consensus::wire::{fuzz_message, fuzz_message_inputs};
 
 /// The Raft group of the cluster state.
 pub const CLUSTER_GROUP: GroupNumber = GroupNumber(0);

@@ -186,6 +186,42 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadBytes> {
     }
 }
 
+/// What a fuzzer feeds: any bytes as each thing that the log file holds, and as a snapshot that another node sent.
+/// What is read must be written the same way again.
+pub fn fuzz_stored(bytes: &[u8]) {
+    if let Ok(entry) = decode_entry(bytes) {
+        assert!(decode_entry(&encode_entry(&entry)).is_ok_and(|again| again == entry));
+    }
+    if let Ok(image) = Image::decode(bytes) {
+        assert!(Image::decode(&image.encode()).is_ok());
+    }
+    // Whether they are any is not asked here.
+    let _ = (decode_id(bytes).is_ok(), decode_vote(bytes).is_ok());
+}
+
+/// Inputs for [`fuzz_stored`] that are valid.
+pub fn fuzz_stored_inputs() -> Vec<Vec<u8>> {
+    let leader_id = LeaderId { term: 7, node_id: NodeId([3; 32]) };
+    let id = LogId { leader_id, index: 9 };
+    let voters = vec![BTreeSet::from([NodeId([1; 32])])];
+    let members = Members { voters, nodes: BTreeSet::from([NodeId([1; 32]), NodeId([2; 32])]) };
+    // Every voter is among the nodes, so this is a membership.
+    let members = members.membership().unwrap_or_default();
+    let last_membership = StoredMembership::new(Some(id), members.clone());
+    let image = Image {
+        meta: SnapshotMeta { last_log_id: Some(id), last_membership },
+        sessions: Sessions::default(),
+        cluster: ClusterState::default(),
+    };
+    vec![
+        encode_id(Some(id)),
+        encode_vote(&RaftVote { leader_id, committed: true }),
+        encode_entry(&Entry::new(id, Payload::Blank)),
+        encode_entry(&Entry::new(id, Payload::Membership(members))),
+        image.encode().to_vec(),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

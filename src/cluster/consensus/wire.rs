@@ -129,6 +129,30 @@ pub(super) fn decode<T: DeserializeOwned>(group: GroupNumber, message: &[u8]) ->
     }
 }
 
+/// What a fuzzer feeds: any bytes as the body of a message between members.
+pub fn fuzz_message(body: &[u8]) {
+    let mut message = vec![VERSION];
+    message.extend_from_slice(&7_u64.to_le_bytes());
+    message.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    message.extend_from_slice(body);
+    if let Ok(request) = decode::<Request>(GroupNumber(7), &message) {
+        // Whether it is sound is not asked here.
+        let _ = check(NodeId([1; 32]), &request);
+    }
+    let _ = decode::<Answer>(GroupNumber(7), &message);
+}
+
+/// Inputs for [`fuzz_message`] that are valid.
+pub fn fuzz_message_inputs() -> Vec<Vec<u8>> {
+    let bytes = vec![1, 2, 3];
+    let vote = RaftVote::default();
+    let part = Request::Snapshot(SnapshotPart { vote, transfer: 5, offset: 0, total: 3, bytes });
+    let answer = Answer::NotLeader(Some(NodeId([1; 32])));
+    let bodies =
+        [encode(GroupNumber(7), &part), encode(GroupNumber(7), &Request::ReadIndex), encode(GroupNumber(7), &answer)];
+    bodies.iter().map(|message| message[HEAD_BYTES..].to_vec()).collect()
+}
+
 /// Checks what openraft takes for granted: the request speaks for its sender, and its entries follow one another.
 pub(super) fn check(from: NodeId, request: &Request) -> Result<(), Failure> {
     let sound = match request {
