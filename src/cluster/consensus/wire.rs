@@ -145,7 +145,7 @@ pub fn fuzz_message(body: &[u8]) {
 /// Inputs for [`fuzz_message`] that are valid.
 pub fn fuzz_message_inputs() -> Vec<Vec<u8>> {
     let bytes = vec![1, 2, 3];
-    let vote = RaftVote::default();
+    let vote = RaftVote::new(3, NodeId([1; 32]));
     let part = Request::Snapshot(SnapshotPart { vote, transfer: 5, offset: 0, total: 3, bytes });
     let answer = Answer::NotLeader(Some(NodeId([1; 32])));
     let bodies =
