@@ -190,5 +190,5 @@ fn random_scripts_hold_what_a_toy_model_holds_whatever_is_cleaned() {
         (moved, removed) = (moved + space.moved_bytes, removed + space.removed_segments);
         marked += toy.judge_markers(&format!("seed {seed}"));
     }
-    assert!(moved > 512 << 10 && removed > 16 && marked > 24, "{moved} bytes, {removed} segments, {marked} markers");
+    assert!(moved > 512 << 10 && removed > 8 && marked > 24, "{moved} bytes, {removed} segments, {marked} markers");
 }
