@@ -149,6 +149,9 @@ impl Attachments {
                 return Err(stuck.fault(&state, volume));
             }
         };
+        if lossy {
+            brought_along(&driver, end).await;
+        }
         let report = driver.report().await;
         driver.release();
         let mut life = driver.life();
@@ -188,6 +191,30 @@ async fn settled(driver: &DriverHandle, end: Instant) -> Settled {
             }
             report if left.is_zero() => return Settled::Late(report),
             _ => {}
+        }
+    }
+}
+
+/// Waits for the copies that are still being brought to what was chosen: the loss is accepted for this epoch alone, and
+/// one that lost something and does not adopt it is held for damaged by every later writer.
+async fn brought_along(driver: &DriverHandle, end: Instant) {
+    let mut life = driver.life();
+    while let Some(report) = driver.report().await {
+        let silos = report.slots.iter().flat_map(|slot| &slot.silos);
+        let late: Vec<String> = silos
+            .filter(|silo| matches!(silo.state, SiloState::CatchingUp | SiloState::Joining))
+            .map(|silo| silo.silo.short())
+            .collect();
+        let left = end.saturating_duration_since(Instant::now());
+        if late.is_empty() {
+            return;
+        }
+        if left.is_zero() {
+            tracing::warn!("the recovery ends without silos that did not come along in time: {}", late.join(", "));
+            return;
+        }
+        if timeout(left.min(LOOK_EVERY), life.wait_for(|life| !matches!(life, Life::Serving { .. }))).await.is_ok() {
+            return;
         }
     }
 }
