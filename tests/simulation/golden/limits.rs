@@ -224,3 +224,24 @@ pub fn a_write_that_was_given_up_on_is_seen_once_a_majority_has_it() {
     s.expect(w, 0, a);
     s.end();
 }
+
+/// Space is let go of only by what is durable on a majority; a client that is refused may never flush.
+#[test]
+pub fn what_is_trimmed_while_silos_are_full_becomes_durable_by_itself() {
+    let mut s = Script::begin("trimmed_while_full", Shape::one(3));
+    let w = s.serve(1);
+    s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    for silo in 0..2 {
+        s.world.silos[silo].full_until = u64::MAX;
+    }
+    s.say("s1 and s2 take no new writes any more; the client trims, and never flushes");
+    s.trim(w, 0, 1);
+    s.wait(1500);
+    for silo in 0..3 {
+        let state = s.world.silos[silo].keeper.as_ref().unwrap().silo().slots()[0].1.clone();
+        assert_eq!(state.committed, state.applied, "s{} may let go of what was trimmed", silo + 1);
+    }
+    s.end();
+}

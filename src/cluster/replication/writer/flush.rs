@@ -1,6 +1,6 @@
 //! Flush means disk (rule 3): answered once everything answered before it is durable on a majority of each slot.
 
-use crate::base::id::Seq;
+use crate::base::id::{Seq, SiloId};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::Request;
 use crate::cluster::replication::order::RequestId;
@@ -106,17 +106,20 @@ impl Writer {
         if wanted > self.slots[index].committed {
             self.ask_for_sync(index, wanted, false);
         }
-        self.sync_if_half_full(index);
+        self.sync_if_pressed(index);
     }
 
-    /// The writer flushes on its own when half of what it may remember is used (rule 4): everything that was sent, one
-    /// sync a silo at a time.
-    pub(super) fn sync_if_half_full(&mut self, index: usize) {
+    /// The writer flushes on its own, everything that was sent, one sync a silo at a time: when half of what it may remember
+    /// is used (rule 4), and while a silo has no room for new writes. What was trimmed or written over there lets go of its
+    /// space only once the trim is durable on a majority, and a client that is refused may never flush.
+    pub(super) fn sync_if_pressed(&mut self, index: usize) {
         let slot = &self.slots[index];
         let share = self.slots.len().clamp(1, 8);
         let bytes = self.retained_bytes_max / share / 2;
         let writes = RETAINED_WRITES_MAX / share / 2;
-        if slot.retained_bytes >= bytes || slot.retained.len() >= writes {
+        let full = |silo: &SiloId| self.links.get(silo).is_some_and(|link| link.promised && !link.takes_writes);
+        let short = slot.last > slot.committed && slot.peers.iter().any(|peer| full(&peer.silo));
+        if short || slot.retained_bytes >= bytes || slot.retained.len() >= writes {
             self.ask_for_sync(index, slot.last, true);
         }
     }

@@ -192,7 +192,7 @@ impl Writer {
         }
         for index in touched {
             self.pump(now, index);
-            self.sync_if_half_full(index);
+            self.sync_if_pressed(index);
         }
     }
 
