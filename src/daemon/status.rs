@@ -245,8 +245,11 @@ fn silos_of(state: &ClusterState, node: NodeId, node_state: NodeState, life: Opt
     let own = state.silos.iter().filter(|(_, info)| info.node == node);
     let mut silos: Vec<api::Silo> =
         own.map(|(id, info)| copies::silo(*id, info, node_state, word(id), &names)).collect();
-    let strangers = told.values().filter(|told| state.silos.get(&told.id).is_none_or(|info| info.node != node));
-    silos.extend(strangers.filter(|told| told.foreign.is_some()).map(|told| copies::stranger(told)));
+    // Not those of the cluster: of several whose ids cannot be read, each is told.
+    let strangers = life.into_iter().flat_map(|life| &life.silos);
+    let strangers = strangers.filter(|told| state.silos.get(&told.id).is_none_or(|info| info.node != node));
+    let unfit = strangers.filter(|told| told.foreign.is_some() || told.fault.is_some());
+    silos.extend(unfit.map(copies::stranger));
     silos
 }
 
