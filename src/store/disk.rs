@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
+use rustix::io::ReadWriteFlags;
 
 /// The lock of a silo. Dropping it releases the silo.
 pub trait DiskLock: Send + Sync {}
@@ -41,6 +42,9 @@ pub trait DiskFile: Send + Sync + 'static {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Fills the whole buffer or fails; past the end is [`io::ErrorKind::UnexpectedEof`].
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// As [`DiskFile::read_at`] if the bytes are in memory; false if the disk would be waited for, or something is wrong,
+    /// which [`DiskFile::read_at`] tells.
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> bool;
     /// Writes all slices one after the other from `offset`, or fails.
     fn write_vectored_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// As [`DiskFile::write_vectored_at`], for bytes that nobody here is going to read soon: they need no place in the page
@@ -241,6 +245,12 @@ impl DiskFile for RealFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let len = buffer.len();
+        let read = rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|read| read == len)
     }
 
     fn write_vectored_at(&self, slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {

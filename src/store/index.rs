@@ -14,6 +14,7 @@
 //! index must leave some pages more than that, so that what takes from it (trims, cleaning, deleted volumes) can go on.
 
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use redb::{
@@ -34,6 +35,7 @@ pub(crate) struct Index {
     ballast: Option<Arc<Ballast>>,
     turns: Mutex<Turns>,
     freed: Condvar,
+    commits: AtomicU64,
 }
 
 #[derive(Default)]
@@ -88,7 +90,14 @@ impl Index {
         let backend = Backend { file: file.clone(), ballast: ballast.clone() };
         let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend);
         let database = opened.map_err(|error| open_error(error, file.damage()))?;
-        Ok(Index { database, file, ballast, turns: Mutex::default(), freed: Condvar::new() })
+        Ok(Index {
+            database,
+            file,
+            ballast,
+            turns: Mutex::default(),
+            freed: Condvar::new(),
+            commits: AtomicU64::new(0),
+        })
     }
 
     /// Verifies all of an index that has no checksums of its pages yet, by those that redb keeps in the pages above.
@@ -128,6 +137,11 @@ impl Index {
 
     pub(crate) fn read(&self) -> Result<ReadTransaction> {
         Ok(self.database.begin_read()?)
+    }
+
+    /// How many commits have been made: what a transaction that begins from here on sees is no older.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// The result of using the index; if that failed on a damaged page, this page is what is wrong.
@@ -173,7 +187,10 @@ impl Turn<'_> {
         let done = if file.is_overdrawn() { Err(StoreError::NoSpace) } else { done };
         match done {
             Ok(done) => {
-                txn.commit()?;
+                let committed = txn.commit();
+                // Counted also if it failed: nobody knows what of it there is.
+                self.index.commits.fetch_add(1, Ordering::Release);
+                committed?;
                 Ok(done)
             }
             Err(error) => {

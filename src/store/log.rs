@@ -283,6 +283,15 @@ impl Log {
         file.read_at(buffer, u64::from(offset))
     }
 
+    /// The same if the bytes are in memory and nobody holds the open files; false if something would be waited for, or is
+    /// wrong, which [`Log::read`] tells.
+    pub(crate) fn read_at_once(&self, segment: u32, offset: u32, buffer: &mut [u8]) -> bool {
+        let Ok(mut handles) = self.handles.try_lock() else { return false };
+        let Some(file) = handles.find(segment) else { return false };
+        drop(handles);
+        file.read_at_once(buffer, u64::from(offset))
+    }
+
     /// Removes segments that hold nothing any more.
     pub(crate) fn remove(&self, numbers: &[u32]) -> io::Result<()> {
         for number in numbers {
@@ -447,11 +456,8 @@ impl Log {
 
     fn handle(&self, segment: u32) -> io::Result<Arc<dyn DiskFile>> {
         let mut handles = self.handles();
-        handles.uses += 1;
-        let uses = handles.uses;
-        if let Some((file, used)) = handles.open.get_mut(&segment) {
-            *used = uses;
-            return Ok(file.clone());
+        if let Some(file) = handles.find(segment) {
+            return Ok(file);
         }
         let file = self.disk.open(&segment_name(segment))?;
         // What lies ahead is about to be written, perhaps past the cache, which must not hold its old content then.
@@ -461,8 +467,18 @@ impl Log {
         {
             handles.open.remove(&oldest);
         }
+        let uses = handles.uses;
         handles.open.insert(segment, (file.clone(), uses));
         Ok(file)
+    }
+}
+
+impl Handles {
+    fn find(&mut self, segment: u32) -> Option<Arc<dyn DiskFile>> {
+        self.uses += 1;
+        let (file, used) = self.open.get_mut(&segment)?;
+        *used = self.uses;
+        Some(file.clone())
     }
 }
 

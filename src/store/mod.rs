@@ -51,6 +51,7 @@ pub mod disk;
 pub mod error;
 pub mod faulty;
 pub mod read;
+mod recent;
 pub mod replay;
 pub mod scrub;
 pub mod segment;

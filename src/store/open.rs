@@ -39,6 +39,7 @@ use crate::store::keys::{
 use crate::store::log::{Log, LogError};
 use crate::store::pages::PageFile;
 use crate::store::position::Position;
+use crate::store::recent::Recent;
 use crate::store::replay::{Tail, replay};
 use crate::store::segment::{PREFIX_BYTES, SEGMENT_HEADER_BYTES, segment_number};
 use crate::store::silo::{Silo, SiloOptions, extend_chain};
@@ -89,6 +90,7 @@ impl Silo {
             id,
             log,
             index,
+            recent: Recent::default(),
             ballast,
             slots: RwLock::new(slots),
             row: Mutex::new(row),

@@ -22,6 +22,8 @@ const STRETCHES_MAX: usize = 4096;
 const STATUS_BLOCKS_MAX: u64 = 1 << 18;
 /// The most blocks of one read: 256 MiB, beyond what any interface asks for.
 const READ_BLOCKS_MAX: u32 = 1 << 16;
+/// The most blocks that are read at once: more take long enough for another thread to be worth waking.
+const AT_ONCE_BLOCKS_MAX: u32 = 8;
 const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// The bytes of neighbouring blocks.
@@ -65,6 +67,25 @@ impl Silo {
             |versions| self.read_versions(first_block, versions),
         )?;
         Ok(BlockRun { first_block, data })
+    }
+
+    /// As [`Silo::read`], if that neither asks the disk nor waits for anybody; none if it might, or if something is wrong,
+    /// which [`Silo::read`] tells.
+    pub fn read_at_once(&self, key: SlotKey, first_block: u64, count: u32) -> Option<BlockRun> {
+        if count > AT_ONCE_BLOCKS_MAX {
+            return None;
+        }
+        let slot = self.find(key).ok()?;
+        let versions = self.look_up_at_once(&slot, first_block, count.into())?;
+        let mut data = vec![0; versions.len() * BLOCK];
+        for piece in pieces(&versions) {
+            let target = piece.target(&mut data);
+            let read = self.log.read_at_once(piece.segment, piece.offset, target);
+            if !read || piece.bad_block(target).is_some() {
+                return None;
+            }
+        }
+        Some(BlockRun { first_block, data: data.into() })
     }
 
     /// What the blocks hold, in order, without reading their data: `(blocks, what)`. May cover fewer blocks than asked
@@ -134,26 +155,53 @@ impl Silo {
         let end = first.checked_add(count).filter(|end| *end <= VOLUME_BYTES_MAX / BLOCK_BYTES);
         let blocks = first..end.ok_or(StoreError::OutOfRange)?;
         // The transaction begins under the lock: a version leaves the overlay only after the index has it.
-        let (applied, overlay, txn) = {
+        let (applied, overlay, commits, txn) = {
             let content = slot.read();
             let overlay = Overlaid::of(&content, blocks.clone());
             let whole = overlay.versions.len() as u64 == count;
-            (content.state.applied, overlay, if whole { None } else { Some(self.index.read()?) })
+            let commits = self.index.commits();
+            (content.state.applied, overlay, commits, if whole { None } else { Some(self.index.read()?) })
         };
         let mut current = vec![Version::ABSENT; count as usize];
         if let Some(txn) = txn {
             let table = txn.open_table(BLOCKS)?;
-            newest_indexed(&table, slot.number, &blocks, &mut current)?;
+            newest_indexed(&table, slot.number, &blocks, &mut current, |group, entries| {
+                // A long read goes through many groups, most of them once.
+                if count <= u64::from(AT_ONCE_BLOCKS_MAX) {
+                    self.recent.keep(commits, slot.number, group, entries);
+                }
+            })?;
         }
-        for (block, version) in overlay.versions {
-            current[(block - first) as usize] = version;
-        }
-        for (trimmed, stamp) in overlay.trims {
-            let hole = Version { stamp, place: Place::Hole };
-            let covered = (trimmed.start - first) as usize..(trimmed.end - first) as usize;
-            current[covered].iter_mut().filter(|version| version.stamp < stamp).for_each(|version| *version = hole);
-        }
+        overlay.lay_over(first, &mut current);
         Ok((applied, current))
+    }
+
+    /// The newest versions as far as the memory has them all.
+    fn look_up_at_once(&self, slot: &Slot, first: u64, count: u64) -> Option<Vec<Version>> {
+        let blocks = first..first.checked_add(count)?;
+        if blocks.is_empty() {
+            return None;
+        }
+        // As with a transaction, under one lock: what a commit takes from the overlay is counted before it goes.
+        let content = slot.try_read()?;
+        let overlay = Overlaid::of(&content, blocks.clone());
+        let mut current = vec![Version::ABSENT; count as usize];
+        if (overlay.versions.len() as u64) < count {
+            let commits = self.index.commits();
+            for group in blocks.start / GROUP_BLOCKS..=(blocks.end - 1) / GROUP_BLOCKS {
+                let known = self.recent.look_up(commits, slot.number, group, |(index, version)| {
+                    let block = group * GROUP_BLOCKS + index as u64;
+                    if blocks.contains(&block) {
+                        current[(block - first) as usize] = *version;
+                    }
+                });
+                if !known {
+                    return None;
+                }
+            }
+        }
+        overlay.lay_over(first, &mut current);
+        Some(current)
     }
 
     /// The version of a block with this stamp, if it holds data: the newest one, or one that is kept beneath it.
@@ -212,7 +260,7 @@ impl Silo {
     ) -> std::result::Result<Bytes, ReadError> {
         let mut data = vec![0; versions.len() * BLOCK];
         for piece in pieces(versions) {
-            let target = &mut data[piece.first * BLOCK..(piece.first + piece.blocks.len()) * BLOCK];
+            let target = piece.target(&mut data);
             self.read_piece(first_block + piece.first as u64, &piece, target)?;
         }
         Ok(data.into())
@@ -230,12 +278,26 @@ impl Silo {
                 read.map_err(|_| StoreError::BadBlock { block: first_block + index as u64, stamp: *stamp })?;
             }
         }
-        for (index, (crc, stamp)) in piece.blocks.iter().enumerate() {
-            if crc32c::crc32c(&target[index * BLOCK..(index + 1) * BLOCK]) != *crc {
-                return Err(StoreError::BadBlock { block: first_block + index as u64, stamp: *stamp }.into());
-            }
+        match piece.bad_block(target) {
+            Some((index, stamp)) => Err(StoreError::BadBlock { block: first_block + index as u64, stamp }.into()),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl Piece {
+    /// Where its bytes go in the answer.
+    fn target<'a>(&self, data: &'a mut [u8]) -> &'a mut [u8] {
+        &mut data[self.first * BLOCK..(self.first + self.blocks.len()) * BLOCK]
+    }
+
+    /// The first of its blocks of which these are not the bytes.
+    fn bad_block(&self, bytes: &[u8]) -> Option<(usize, Stamp)> {
+        let blocks = self.blocks.iter().zip(bytes.chunks_exact(BLOCK)).enumerate();
+        blocks
+            .filter(|(_, ((crc, _), bytes))| crc32c::crc32c(bytes) != *crc)
+            .map(|(at, ((_, stamp), _))| (at, *stamp))
+            .next()
     }
 }
 
@@ -269,16 +331,30 @@ impl Overlaid {
         });
         Self { versions, trims: content.trims.within(blocks).collect() }
     }
+
+    /// Completes what the index has of the blocks from `first` on.
+    fn lay_over(self, first: u64, current: &mut [Version]) {
+        for (block, version) in self.versions {
+            current[(block - first) as usize] = version;
+        }
+        for (trimmed, stamp) in self.trims {
+            let hole = Version { stamp, place: Place::Hole };
+            let covered = (trimmed.start - first) as usize..(trimmed.end - first) as usize;
+            current[covered].iter_mut().filter(|version| version.stamp < stamp).for_each(|version| *version = hole);
+        }
+    }
 }
 
-/// Puts the newest version that the index has of each block in its place.
+/// Puts the newest version that the index has of each block in its place; `each` is shown the groups that it went through.
 pub(crate) fn newest_indexed(
     table: &impl ReadableTable<&'static [u8; 12], &'static [u8]>,
     number: u32,
     blocks: &Range<u64>,
     current: &mut [Version],
+    mut each: impl FnMut(u64, &[Entry]),
 ) -> Result<()> {
     let mut take = |group: u64, entries: Vec<Entry>| {
+        each(group, &entries);
         // In order of block and stamp: the last one of a block is its newest.
         for (index, version) in entries {
             let block = group * GROUP_BLOCKS + u64::from(index);

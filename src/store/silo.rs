@@ -14,6 +14,7 @@ use crate::store::error::{Fault, Operation, Result, StoreError};
 use crate::store::index::{Index, Leaves};
 use crate::store::keys::{SILO, SILO_KEY, SiloRow, encode_row};
 use crate::store::log::{Log, LogError};
+use crate::store::recent::Recent;
 use crate::store::replay::Finding;
 use crate::store::slot::SlotState;
 use crate::store::slots::Slot;
@@ -89,6 +90,7 @@ pub struct Silo {
     pub(crate) options: SiloOptions,
     pub(crate) log: Log,
     pub(crate) index: Index,
+    pub(crate) recent: Recent,
     pub(crate) ballast: Arc<Ballast>,
     pub(crate) slots: RwLock<BTreeMap<SlotKey, Arc<Slot>>>,
     pub(crate) row: Mutex<SiloRow>,

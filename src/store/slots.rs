@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use crate::base::block::BLOCK_BYTES;
 use crate::base::id::{Seq, SlotKey, SnapshotId, Stamp};
@@ -139,6 +139,15 @@ impl Slot {
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Content> {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The content, unless it is being changed or read alone.
+    pub(crate) fn try_read(&self) -> Option<RwLockReadGuard<'_, Content>> {
+        match self.content.try_read() {
+            Ok(content) => Some(content),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Content> {

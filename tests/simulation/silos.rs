@@ -342,7 +342,9 @@ impl World {
     pub fn serve(&mut self, silo: usize, life: u64, session: Session, volume: VolumeId, request: &Request) {
         let host = &self.silos[silo];
         let Some(keeper) = host.keeper.as_ref().filter(|_| host.life == life && !host.disk.is_down()) else { return };
+        let at_once = keeper::serve_at_once(keeper.silo(), volume, request);
         let reply = keeper::serve(keeper.silo(), volume, request);
+        let differs = at_once.is_some_and(|at_once| at_once != reply);
         let bad = match &reply {
             FromSilo::Rare(_, _, Answer::Read { result: Err(refusal), .. })
             | FromSilo::Rare(_, _, Answer::Allocation { result: Err(refusal), .. })
@@ -350,6 +352,9 @@ impl World {
             | FromSilo::Rare(_, _, Answer::Fetched { result: Err(refusal), .. }) => Some(format!("{refusal:?}")),
             _ => None,
         };
+        if differs {
+            return self.fail(format!("s{} reads other bytes at once than from its index: {request:?}", silo + 1));
+        }
         let decays = self.decays;
         let lawful = |refusal: &String| {
             let decayed = decays && refusal.starts_with("Damaged");

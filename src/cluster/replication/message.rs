@@ -446,6 +446,11 @@ impl ToSilo {
         }
     }
 
+    /// Whether it is a write that is to be made durable at once.
+    pub fn is_synced_write(&self) -> bool {
+        matches!(self, ToSilo::Append(append) if append.sync)
+    }
+
     pub fn encode(self) -> Frame {
         match self {
             ToSilo::Append(append) => append.encode(),

@@ -2,7 +2,8 @@
 //!
 //! The append thread takes everything that waits and writes it with one system call; the sync thread runs one fsync
 //! for everyone who waits for durability by then, while appends go on, and tells them itself; the thread of a connection
-//! appends what it received if the silo is idle: a wake-up of another thread costs more than all that is done there.
+//! appends what it received if the silo is idle, and syncs where its client waits for nothing else: a wake-up of another
+//! thread costs more than all that is done there.
 //! They use the worker, one at a time; none holds it while the disk syncs.
 
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use crate::cluster::replication::keeper::{self, Keeper};
 use crate::cluster::replication::message::{FromSilo, Refusal, ToSilo};
 use crate::cluster::replication::scrub_request::{ScrubRequest, ScrubRequests};
 use crate::cluster::replication::scrubber::{ScrubReport, Scrubber};
-use crate::cluster::replication::worker::{Chore, Input, Sink, Threads, Waiting, Worker};
+use crate::cluster::replication::worker::{Chore, Input, Marks, Sink, Threads, Waiting, Worker};
 use crate::store::error::StoreError;
 use crate::store::silo::Silo;
 
@@ -40,10 +41,61 @@ pub struct SiloHandle {
     worker: Arc<Mutex<Worker>>,
     inbox: Sender<Input>,
     next_session: Arc<AtomicU64>,
-    /// When the sync that runs now began, 0 if none does.
-    sync_began: Arc<AtomicU64>,
+    syncs: Syncs,
     scrub: Arc<Mutex<ScrubReport>>,
     scrub_requests: ScrubRequests,
+}
+
+/// Runs the silo's syncs, one at a time, which the worker sees to.
+#[derive(Clone)]
+struct Syncs {
+    worker: Arc<Mutex<Worker>>,
+    silo: Arc<Silo>,
+    /// When the sync that runs now began, 0 if none does.
+    began: Arc<AtomicU64>,
+}
+
+impl Syncs {
+    fn sync(&self) -> (Duration, Result<(), StoreError>) {
+        let began = Moment::now();
+        self.began.store(began.0, Ordering::Relaxed);
+        let result = self.silo.sync();
+        self.began.store(0, Ordering::Relaxed);
+        (Moment::now().since(began), result)
+    }
+
+    /// The sync that the worker gave this thread.
+    fn run_here(&self, marks: &Marks) {
+        let (took, result) = self.sync();
+        take(&self.worker).synced_here(marks, took, result);
+    }
+
+    /// The sync thread: it syncs as long as somebody waits, and then rests until it is asked again.
+    fn run(&self, requests: &Receiver<()>) {
+        while requests.recv().is_ok() {
+            loop {
+                // A binding of its own, so that the worker is free while the disk syncs.
+                let next = take(&self.worker).next_sync();
+                let Some(marks) = next else { break };
+                let (took, result) = self.sync();
+                take(&self.worker).synced(&marks, took, result);
+            }
+        }
+    }
+}
+
+/// A sync that the thread which has it must run: the silo's other ones wait for it.
+#[must_use]
+pub struct OwedSync {
+    syncs: Syncs,
+    marks: Marks,
+}
+
+impl OwedSync {
+    /// Waits for the disk, and answers.
+    pub fn run(self) {
+        self.syncs.run_here(&self.marks);
+    }
 }
 
 /// The threads of a running silo.
@@ -75,20 +127,20 @@ impl SiloService {
             worker: worker.clone(),
             inbox,
             next_session: Arc::default(),
-            sync_began: Arc::default(),
+            syncs: Syncs { worker: worker.clone(), silo: silo.clone(), began: Arc::default() },
             scrub: scrubber.report(),
             scrub_requests: scrubber.requests(),
         };
         let name = silo.id().short();
         let asks = worker.clone();
-        let (syncing, sync_silo, sync_began) = (worker.clone(), silo.clone(), handle.sync_began.clone());
+        let (appending, syncing) = (handle.syncs.clone(), handle.syncs.clone());
         let finds = handle.inbox.clone();
         let chore_silo = silo;
         let threads = vec![
-            std::thread::Builder::new().name(format!("silo-{name}")).spawn(move || run_appends(&worker, &messages))?,
             std::thread::Builder::new()
-                .name(format!("sync-{name}"))
-                .spawn(move || run_syncs(&syncing, &sync_silo, &sync_requests, &sync_began))?,
+                .name(format!("silo-{name}"))
+                .spawn(move || run_appends(&appending, &messages))?,
+            std::thread::Builder::new().name(format!("sync-{name}")).spawn(move || syncing.run(&sync_requests))?,
             std::thread::Builder::new()
                 .name(format!("chore-{name}"))
                 .spawn(move || run_chores(&chore_silo, &chore_requests))?,
@@ -167,7 +219,7 @@ impl SiloHandle {
 
     /// Since when the disk has owed the end of a sync, if one runs.
     pub fn syncing_since(&self) -> Option<Moment> {
-        let began = self.sync_began.load(Ordering::Relaxed);
+        let began = self.syncs.began.load(Ordering::Relaxed);
         (began > 0).then_some(Moment(began))
     }
 
@@ -206,16 +258,21 @@ impl SiloSession {
     /// Carries out messages on this thread, which saves waking the silo's; it may wait for the disk. They are delivered
     /// instead if the silo is busy, or if they may take long: the connection must go on showing that it lives, and while
     /// long records are written this thread receives the next.
-    pub fn process(&self, from: NodeId, messages: &mut Vec<ToSilo>) {
+    ///
+    /// What is returned is to be synced on this thread, once the answers that were given have left.
+    #[must_use]
+    pub fn process(&self, from: NodeId, messages: &mut Vec<ToSilo>) -> Option<OwedSync> {
         let bytes = messages.iter().map(ToSilo::light_bytes).try_fold(0, |sum, bytes| Some(sum + bytes?));
         if bytes.is_some_and(|bytes| bytes <= PROCESSED_BYTES_MAX)
             && let Some(mut worker) = self.idle()
             && self.handle.silo.is_at_ease()
         {
             let mut batch = messages.drain(..).map(|message| (from, self.number, message)).collect();
-            return worker.process(&mut batch);
+            let marks = worker.process(&mut batch)?;
+            return Some(OwedSync { syncs: self.handle.syncs.clone(), marks });
         }
         messages.drain(..).for_each(|message| self.deliver(from, message));
+        None
     }
 
     /// Has a read judged on this thread; what it reads is read on another. Never waits for the disk.
@@ -283,7 +340,7 @@ fn take(worker: &Mutex<Worker>) -> MutexGuard<'_, Worker> {
     worker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run_appends(worker: &Mutex<Worker>, inbox: &Receiver<Input>) {
+fn run_appends(syncs: &Syncs, inbox: &Receiver<Input>) {
     let mut messages = Vec::new();
     while let Ok(first) = inbox.recv() {
         // Whoever sent this may be about to send more, if only it gets the processor: a larger batch costs less.
@@ -293,30 +350,22 @@ fn run_appends(worker: &Mutex<Worker>, inbox: &Receiver<Input>) {
             match input {
                 Input::Message(from, session, message) => messages.push((from, session, message)),
                 other => {
-                    let mut worker = take(worker);
-                    worker.take_in(&mut messages);
-                    if !worker.other(other) {
+                    take_in(syncs, &mut messages);
+                    if !take(&syncs.worker).other(other) {
                         return;
                     }
                 }
             }
             next = if messages.len() < BATCH_MESSAGES_MAX { inbox.try_recv().ok() } else { None };
         }
-        take(worker).take_in(&mut messages);
+        take_in(syncs, &mut messages);
     }
 }
 
-fn run_syncs(worker: &Mutex<Worker>, silo: &Silo, requests: &Receiver<()>, began: &AtomicU64) {
-    while requests.recv().is_ok() {
-        loop {
-            // A binding of its own, so that the worker is free while the disk syncs.
-            let next = take(worker).next_sync();
-            let Some(marks) = next else { break };
-            began.store(Moment::now().0, Ordering::Relaxed);
-            let result = silo.sync();
-            began.store(0, Ordering::Relaxed);
-            take(worker).synced(&marks, result);
-        }
+fn take_in(syncs: &Syncs, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
+    let marks = take(&syncs.worker).take_in(messages);
+    if let Some(marks) = marks {
+        syncs.run_here(&marks);
     }
 }
 
@@ -409,10 +458,15 @@ fn run_scrub(mut scrubber: Scrubber, worker: &Mutex<Worker>, requests: &Receiver
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex};
-    use crate::cluster::replication::message::{Answer, FromSilo, Request};
+    use bytes::Bytes;
+
+    use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SlotIndex, SlotKey, Stamp};
+    use crate::base::record::Record;
+    use crate::cluster::replication::message::{Answer, Append, FromSilo, Request};
+    use crate::cluster::replication::worker::QUICK_SYNC_MAX;
     use crate::store::faulty::FaultyDisk;
     use crate::store::silo::SiloOptions;
+    use crate::store::slot::Vote;
 
     const VOLUME: VolumeId = VolumeId([9; 16]);
     const WRITER: NodeId = NodeId([2; 32]);
@@ -441,6 +495,74 @@ mod tests {
         }
     }
 
+    fn adopt(incarnation: Incarnation) -> ToSilo {
+        let (slot, epoch) = (SlotIndex(0), Epoch(1));
+        let request = Request::AdoptAsIs { slot, epoch, incarnation, attempt: 1, expected: Vote::default() };
+        ToSilo::Rare(SiloId([1; 16]), VOLUME, request)
+    }
+
+    fn append(seq: u64, incarnation: Incarnation, sync: bool) -> ToSilo {
+        let key = SlotKey { volume: VOLUME, slot: SlotIndex(0) };
+        let stamp = Stamp::new(Epoch(1), Seq(seq));
+        ToSilo::Append(Append {
+            silo: SiloId([1; 16]),
+            config: ConfigNumber(1),
+            epoch: Epoch(1),
+            previous: Seq(seq - 1),
+            incarnation,
+            committed: Seq::ZERO,
+            sent: 0,
+            sync,
+            record: Record::write(key, 0, stamp, Bytes::from(vec![seq as u8; 4096])),
+        })
+    }
+
+    /// What is applied and what is durable, of the next answer.
+    fn acknowledged(answers: &Receiver<FromSilo>) -> (Seq, Seq) {
+        match answers.recv().unwrap() {
+            FromSilo::Ack(ack) => (ack.applied, ack.durable),
+            other => panic!("{other:?} is no acknowledgement"),
+        }
+    }
+
+    #[test]
+    fn a_write_to_be_durable_at_once_is_synced_where_it_was_appended() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let disk = Arc::new(FaultyDisk::new(1));
+        Silo::format(disk.clone(), SiloId([1; 16])).unwrap();
+        let silo = Silo::open(disk, SiloOptions::new(1 << 30, Incarnation(5), [7; 16])).unwrap();
+        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
+        let handle = service.handle().clone();
+        let (answers, answered) = channel();
+        let session = handle.open(Arc::new(move |answer| answers.send(answer).unwrap()));
+        session.deliver(WRITER, promote(1));
+        session.deliver(WRITER, adopt(Incarnation(5)));
+        assert_eq!(number(answered.recv().unwrap()), 1);
+        assert!(matches!(answered.recv().unwrap(), FromSilo::Rare(_, _, Answer::Adopted { .. })));
+        while session.idle().is_none() {
+            std::thread::yield_now();
+        }
+
+        let owed = session.process(WRITER, &mut vec![append(1, Incarnation(5), true)]);
+        let owed = owed.expect("the sync is this thread's");
+        assert_eq!(acknowledged(&answered), (Seq(1), Seq(0)), "the client need not wait for the disk");
+        session.deliver(WRITER, append(2, Incarnation(5), true));
+        assert_eq!(acknowledged(&answered), (Seq(2), Seq(0)), "one sync at a time");
+        owed.run();
+        assert_eq!(acknowledged(&answered), (Seq(2), Seq(1)));
+        assert_eq!(acknowledged(&answered), (Seq(2), Seq(2)), "the sync thread goes on");
+
+        // After one that took long, syncs are left to the sync thread.
+        while session.idle().is_none() {
+            std::thread::yield_now();
+        }
+        take(&handle.worker).synced_here(&Vec::new(), QUICK_SYNC_MAX * 2, Ok(()));
+        assert!(session.process(WRITER, &mut vec![append(3, Incarnation(5), true)]).is_none());
+        assert_eq!(acknowledged(&answered), (Seq(3), Seq(2)));
+        assert_eq!(acknowledged(&answered), (Seq(3), Seq(3)));
+        service.stop().unwrap();
+    }
+
     #[test]
     fn what_a_connection_does_itself_keeps_its_place_and_never_waits_for_the_worker() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -453,12 +575,12 @@ mod tests {
         let session = handle.open(Arc::new(move |answer| answers.send(answer).unwrap()));
 
         let busy = take(&handle.worker);
-        session.process(WRITER, &mut vec![read(1), promote(2)]);
+        assert!(session.process(WRITER, &mut vec![read(1), promote(2)]).is_none());
         session.ask(WRITER, read(3));
         assert!(session.waiting.load(Ordering::Relaxed) >= 3, "all of it waits for the worker");
         assert!(answered.try_recv().is_err());
         drop(busy);
-        session.process(WRITER, &mut vec![promote(4)]);
+        assert!(session.process(WRITER, &mut vec![promote(4)]).is_none());
         for epoch in 1..=4 {
             assert_eq!(number(answered.recv().unwrap()), epoch);
         }
@@ -466,11 +588,11 @@ mod tests {
         while session.idle().is_none() {
             std::thread::yield_now();
         }
-        session.process(WRITER, &mut vec![read(5)]);
+        assert!(session.process(WRITER, &mut vec![read(5)]).is_none());
         assert_eq!(number(answered.try_recv().unwrap()), 5, "an idle silo answers on this thread");
 
         service.stop().unwrap();
-        session.process(WRITER, &mut vec![read(6)]);
+        assert!(session.process(WRITER, &mut vec![read(6)]).is_none());
         session.ask(WRITER, read(7));
         assert!(answered.recv().is_err(), "a silo that has stopped says nothing and lets its connections go");
     }

@@ -47,7 +47,11 @@ pub async fn serve(mut channel: Channel, silos: Silos) {
             open.messages.push(message);
         }
         for open in sessions.values_mut().filter(|open| !open.messages.is_empty()) {
-            open.session.process(channel.peer, &mut open.messages);
+            if let Some(owed) = open.session.process(channel.peer, &mut open.messages) {
+                // The task that sends the answers has this thread only while this one lets it.
+                tokio::task::yield_now().await;
+                owed.run();
+            }
         }
     }
 }

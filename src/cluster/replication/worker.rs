@@ -22,6 +22,12 @@ const PEERS_SAVE_EVERY: Duration = Duration::from_secs(2);
 /// How long space that a trim or an overwrite lets go may stay taken on a silo with room, and on one that is short of it.
 const FREE_EVERY: Duration = Duration::from_secs(5);
 const FREE_EVERY_SHORT: Duration = Duration::from_millis(500);
+/// A sync that took longer is no quick one: what may take so long is left to the sync thread, so that connections go
+/// on showing that they live.
+pub(super) const QUICK_SYNC_MAX: Duration = Duration::from_millis(50);
+
+/// Up to where a sync makes each slot durable.
+pub type Marks = Vec<(SlotKey, Seq)>;
 /// Where a session's answers go.
 pub type Sink = Arc<dyn Fn(FromSilo) + Send + Sync>;
 
@@ -63,6 +69,7 @@ pub struct Worker {
     /// The session that a volume's writer was last heard on.
     writers: HashMap<VolumeId, Session>,
     syncing: bool,
+    syncs_are_quick: bool,
     checked_at: Moment,
     peers_saved_at: Moment,
     /// When a checkpoint was last asked for, for whatever reason.
@@ -85,6 +92,7 @@ impl Worker {
             threads: Some(threads),
             writers: HashMap::new(),
             syncing: false,
+            syncs_are_quick: true,
             checked_at: Moment::default(),
             peers_saved_at: Moment::default(),
             merged_at: Moment::default(),
@@ -96,13 +104,14 @@ impl Worker {
     }
 
     /// Takes messages that came through the inbox.
-    pub fn take_in(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
+    #[must_use]
+    pub fn take_in(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) -> Option<Marks> {
         for (_, session, _) in messages.iter() {
             if let Some((_, waiting)) = self.sinks.get(session) {
                 waiting.fetch_sub(1, Ordering::Release);
             }
         }
-        self.process(messages);
+        self.process(messages)
     }
 
     /// Judges a message that asks for a read: nothing of it waits for the disk here.
@@ -112,10 +121,16 @@ impl Worker {
     }
 
     /// Carries out messages and answers them; their records go to the disk with one write.
-    pub fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) {
+    ///
+    /// Where all of them are writes that ask for durability at once, their client waits for nothing else: then the
+    /// thread that has them had better sync too, if syncs are quick, instead of waking another. What to sync is
+    /// returned; [`Worker::synced_here`] must follow.
+    #[must_use]
+    pub fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) -> Option<Marks> {
         if messages.is_empty() {
-            return;
+            return None;
         }
+        let sync_here = self.syncs_are_quick && messages.iter().all(|(_, _, message)| message.is_synced_write());
         let now = Moment::now();
         let check = now.since(self.checked_at) >= SPACE_CHECK_EVERY;
         if check {
@@ -131,10 +146,15 @@ impl Worker {
             }
         }
         let outcome = self.keeper.process(now, messages.drain(..));
-        self.dispatch(outcome);
+        let wanted = self.send_out(outcome);
         if let Some(chore) = self.chore(now, check) {
             self.ask_for(chore);
         }
+        if wanted && sync_here {
+            return self.next_sync();
+        }
+        self.wake_syncs(wanted);
+        None
     }
 
     fn ask_for(&self, chore: Chore) {
@@ -203,6 +223,20 @@ impl Worker {
     }
 
     fn dispatch(&mut self, outcome: Outcome) {
+        let wanted = self.send_out(outcome);
+        self.wake_syncs(wanted);
+    }
+
+    /// Has the sync thread start, if somebody waits for durability and no sync runs.
+    fn wake_syncs(&mut self, wanted: bool) {
+        if wanted && let Some(threads) = &self.threads {
+            // The sync thread lives until its sender is dropped.
+            self.syncing = threads.syncs.send(()).is_ok();
+        }
+    }
+
+    /// Sends the answers, and has what is to be read be read. Whether a sync must start.
+    fn send_out(&mut self, outcome: Outcome) -> bool {
         let replies = outcome.replies;
         for (index, (session, reply)) in replies.iter().enumerate() {
             // Of acknowledgements of one slot that follow one another, the last says it all.
@@ -219,25 +253,27 @@ impl Worker {
                 self.serve(sink.clone(), volume, request);
             }
         }
-        if outcome.sync
-            && !self.syncing
-            && let Some(threads) = &self.threads
-        {
-            // The sync thread lives until its sender is dropped.
-            self.syncing = threads.syncs.send(()).is_ok();
-        }
+        outcome.sync && !self.syncing
     }
 
     /// What the next sync is for; none if nobody waits, and then the sync thread rests.
-    pub fn next_sync(&mut self) -> Option<Vec<(SlotKey, Seq)>> {
+    pub fn next_sync(&mut self) -> Option<Marks> {
         let marks = self.keeper.begin_sync();
         self.syncing = !marks.is_empty();
         self.syncing.then_some(marks)
     }
 
-    pub fn synced(&mut self, marks: &[(SlotKey, Seq)], result: Result<(), StoreError>) {
+    /// The sync thread's sync ended; it asks for the next one itself.
+    pub fn synced(&mut self, marks: &Marks, took: Duration, result: Result<(), StoreError>) {
+        self.syncs_are_quick = took <= QUICK_SYNC_MAX;
         let outcome = self.keeper.end_sync(marks, result);
         self.dispatch(outcome);
+    }
+
+    /// A sync ended that another thread than the sync thread ran, which goes on if somebody waits by now.
+    pub fn synced_here(&mut self, marks: &Marks, took: Duration, result: Result<(), StoreError>) {
+        self.syncing = false;
+        self.synced(marks, took, result);
     }
 
     /// Whether a volume's writer is connected.
@@ -257,8 +293,12 @@ impl Worker {
         }
     }
 
+    /// Short reads of what is in memory are answered on this thread, everything else on one that may wait.
     fn serve(&self, sink: Sink, volume: VolumeId, request: Request) {
         let silo = self.keeper.silo().clone();
+        if let Some(answer) = keeper::serve_at_once(&silo, volume, &request) {
+            return sink(answer);
+        }
         self.runtime.spawn_blocking(move || sink(keeper::serve(&silo, volume, &request)));
     }
 }

@@ -383,6 +383,10 @@ impl DiskFile for FaultyFile {
         state.inodes[self.inode].read(buffer, offset)
     }
 
+    fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> bool {
+        self.read_at(buffer, offset).is_ok()
+    }
+
     fn write_vectored_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut data = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
         slices.iter().for_each(|slice| data.extend_from_slice(slice));
