@@ -9,7 +9,6 @@ use infinit::cluster::replication::message::{self, RunKind, ToSilo};
 use infinit::cluster::replication::order::RequestId;
 use infinit::cluster::replication::writer::{Output, Phase, RequestError, Response, Writer, WriterOptions};
 
-use super::ledger::Ledger;
 use super::temper::{MS, SECOND};
 use super::workload::{BLOCK_SECTORS, Kind, Op, SECTOR, Tag, draw, tags_of};
 use super::world::{Event, TICK, VOLUME, World, key_of, node_id, silo_id};
@@ -297,10 +296,8 @@ impl World {
             }
             ToSilo::Rare(_, _, message::Request::AdoptAsIs { slot, expected, .. }) => {
                 let index = slot.0 as usize;
-                let standing: Vec<_> = self.votes(*slot);
-                let holders =
-                    |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
-                let result = self.ledgers[index].chosen(epoch, *expected, holders);
+                let standing = self.votes(*slot);
+                let result = self.ledgers[index].chosen(epoch, *expected, &standing);
                 self.check(result.map_err(|why| format!("w{at} slot {slot}: {why}")));
             }
             ToSilo::Rare(..) => {}
@@ -417,9 +414,7 @@ impl World {
         let durable = op.fua || self.temper.durability == infinit::cluster::replication::writer::Durability::Write;
         for (slot, stamp) in self.writers[at].stamps.remove(&op.tag).unwrap_or_default() {
             let standing = self.votes(SlotIndex(slot as u32));
-            let holders =
-                |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
-            self.ledgers[slot].answered(self.now, stamp, durable, holders)?;
+            self.ledgers[slot].answered(self.now, stamp, durable, &standing)?;
         }
         self.registers.answered(self.now, epoch, op.tag, op.position, op.length)
     }
