@@ -1,6 +1,7 @@
 //! Writers and their clients: attaching, carrying out what a writer asks for, and checking what it answers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use infinit::base::block::BLOCK_BYTES;
 use infinit::base::id::{ConfigNumber, Epoch, SlotIndex, Stamp};
@@ -41,6 +42,8 @@ pub struct WriterHost {
     resumes: Option<Epoch>,
     pub served: bool,
     pub released: bool,
+    /// It was ended to start again at once, and its clients' devices stay.
+    pub has_live_client: bool,
     pub answers: BTreeMap<Tag, Result<Response, RequestError>>,
 }
 
@@ -127,6 +130,7 @@ impl World {
             resumes,
             served: false,
             released: false,
+            has_live_client: false,
             answers: BTreeMap::new(),
         });
         self.cluster.holder = Some(at);
@@ -355,6 +359,20 @@ impl World {
         }
         if resumed == Some(true) {
             self.count("resumed");
+            self.at(0, Event::SendAgain(at));
+        }
+    }
+
+    /// A device that outlived the dead writer sends again what that one did not answer; here each with a mark of its
+    /// own, because the first may have been carried out, and be seen before the second is.
+    pub fn send_again(&mut self, at: usize) {
+        let resumes = self.writers[at].resumes;
+        let dead = self.writers.iter().find(|old| old.has_live_client && Some(old.epoch) == resumes);
+        let open: Vec<Op> = dead.map(|old| old.ops.values().cloned().collect()).unwrap_or_default();
+        for op in open.into_iter().filter(|op| !op.gone && !op.left.load(Ordering::Relaxed)) {
+            self.count("requests sent again");
+            let tag = self.fresh_tag();
+            self.submit(at, Op { fua: op.fua, ..Op::new(tag, op.kind, op.position, op.length) });
         }
     }
 
