@@ -223,7 +223,7 @@ impl Silo {
             }
             let Some((record_len, _)) = read_prefix(self.id, at, &rest) else {
                 // Past the last entry there are zeroes; a damaged prefix has entries behind it.
-                let zero = rest.iter().take(READ_BYTES / 2).all(|byte| *byte == 0);
+                let zero = is_zero(&rest[..rest.len().min(READ_BYTES / 2)]);
                 bad_since = if zero { bad_since } else { bad_since.or(Some(at.offset())) };
                 let skipped = if zero { (rest.len().min(READ_BYTES / 2) as u32 / 8).max(1) * 8 } else { 8 };
                 at = Position::new(segment, at.offset() + skipped);
@@ -395,6 +395,11 @@ fn live_in(
         }
     }
     Ok(live)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROES: [u8; BLOCK] = [0; BLOCK];
+    bytes.chunks(BLOCK).all(|chunk| *chunk == ZEROES[..chunk.len()])
 }
 
 /// Whether the second block lies behind the first, in the volume and in the segment.

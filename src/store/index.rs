@@ -193,8 +193,14 @@ impl Turn<'_> {
                 committed?;
                 Ok(done)
             }
-            Err(error) => {
+            // Without space nothing has happened, which an abort that fails would belie.
+            Err(StoreError::NoSpace) => {
                 txn.abort()?;
+                Err(StoreError::NoSpace)
+            }
+            Err(error) => {
+                // After a failure of the file aborting fails too, and says only that something failed before.
+                let _ = txn.abort();
                 Err(error)
             }
         }

@@ -74,7 +74,9 @@ struct Sums {
 /// The part of the file that a transaction asked for and that there is no space for. What is written there is kept in
 /// memory until the transaction is given up.
 struct Overdraft {
-    /// Bytes of the file that have their space.
+    /// Bytes of the file as redb sees it.
+    bytes: u64,
+    /// Bytes of the file as it is, which have their space.
     backed_bytes: u64,
     /// By offset.
     pages: BTreeMap<u64, Vec<u8>>,
@@ -155,6 +157,11 @@ impl PageFile {
     /// Whether the transaction at work lacks space: it must be aborted.
     pub(crate) fn is_overdrawn(&self) -> bool {
         self.sums().overdraft.is_some()
+    }
+
+    /// Bytes of the index as redb sees it.
+    fn len(&self) -> io::Result<u64> {
+        self.sums().overdraft.as_ref().map_or_else(|| self.index.size(), |overdraft| Ok(overdraft.bytes))
     }
 
     /// Bytes that the index and its checksums take.
@@ -253,30 +260,36 @@ impl PageFile {
     }
 
     /// Cuts the index or lets it grow, at the cost of the ballast if the disk is full, and beyond the disk's end if a
-    /// transaction can still be given up. Its checksums grow before it, so that writing them cannot lack space.
+    /// transaction can still be given up. Its checksums grow before it, so that writing them cannot lack space. The file
+    /// itself is never longer than it has space for: a stop in the middle would leave pages that the next life takes for
+    /// safe to write.
     fn set_len(&self, len: u64, ballast: Option<&Ballast>) -> io::Result<()> {
         let pages = (len / PAGE_BYTES as u64) as usize;
         // Held, so that a scrub does not look for what is being cut off.
         let mut sums = self.sums_mut();
         let before = self.index.size()?;
-        if len > before {
+        let may_overdraw = self.may_overdraw.load(Ordering::Relaxed);
+        if let Some(overdraft) = sums.overdraft.as_mut().filter(|overdraft| len > overdraft.backed_bytes) {
+            if len > overdraft.bytes && !may_overdraw {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            overdraft.bytes = len;
+        } else if len > before {
             let kept = ballast.map_or(0, Ballast::bytes);
             match self.grow(ballast, len) {
-                Err(error) if is_full(&error) && self.may_overdraw.load(Ordering::Relaxed) => {
+                Err(error) if is_full(&error) && may_overdraw => {
                     // What was allocated of it goes back to the ballast.
                     self.index.set_len(before)?;
                     if let Some(ballast) = ballast {
                         ballast.keep(kept)?;
                     }
-                    self.index.set_len(len)?;
-                    let none = || Overdraft { backed_bytes: before, pages: BTreeMap::new() };
-                    sums.overdraft.get_or_insert_with(none);
+                    sums.overdraft = Some(Overdraft { bytes: len, backed_bytes: before, pages: BTreeMap::new() });
                 }
                 other => other?,
             }
         } else {
             self.index.set_len(len)?;
-            sums.overdraft.take_if(|overdraft| len <= overdraft.backed_bytes);
+            sums.overdraft = None;
         }
         sums.resize(pages);
         Ok(())
@@ -419,7 +432,7 @@ impl fmt::Debug for Backend {
 
 impl redb::StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.file.index.size()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -534,6 +547,29 @@ mod tests {
                 .and_then(|file| file.read(0, &mut [0; 320]).and_then(|()| read(&file, 200).map(drop)));
             assert!(found.as_ref().is_err_and(|error| error.to_string().contains(what)), "{what}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_file_is_never_longer_than_it_has_space_for() {
+        let (disk, file) = fresh(3);
+        let bytes_of = |pages: u64| pages * PAGE_BYTES as u64;
+        disk.fill_after(Some(0));
+        assert!(is_full(&file.set_len(bytes_of(9), None).unwrap_err()));
+        file.allow_overdraft(true);
+        file.set_len(bytes_of(9), None).unwrap();
+        file.set_len(bytes_of(12), None).unwrap();
+        file.write(bytes_of(11), &[5; PAGE_BYTES]).unwrap();
+        assert_eq!((file.len().unwrap(), read(&file, 11).unwrap()), (bytes_of(12), vec![5; PAGE_BYTES]));
+        file.allow_overdraft(false);
+        assert!(file.is_overdrawn() && is_full(&file.set_len(bytes_of(13), None).unwrap_err()));
+        let size_of = |disk: &FaultyDisk| files(disk).0.size().unwrap();
+        let stopped = disk.copy(2);
+        assert_eq!(size_of(&stopped), bytes_of(4), "a stop now leaves no page without its space");
+        file.set_len(bytes_of(4), None).unwrap();
+        assert!(!file.is_overdrawn() && file.len().unwrap() == bytes_of(4) && read(&file, 3).is_ok());
+        disk.fill_after(None);
+        file.set_len(bytes_of(9), None).unwrap();
+        assert!(!file.is_overdrawn() && size_of(&disk) == bytes_of(9));
     }
 
     #[test]

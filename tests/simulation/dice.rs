@@ -7,6 +7,11 @@ impl Dice {
         Self(seed)
     }
 
+    /// Dice that give other numbers, and leave these as they are.
+    pub fn fork(&self) -> Self {
+        Self(self.0 ^ 0x6a09_e667_f3bc_c908)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

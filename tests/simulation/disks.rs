@@ -11,11 +11,15 @@ use infinit::store::disk::Disk;
 use infinit::store::faulty::{Crash, FaultyDisk};
 use infinit::store::silo::Silo;
 
+use super::temper::{MS, SECOND};
 use super::workload::{Tag, block_content};
-use super::world::{World, key_of, silo_at};
+use super::world::{Event, World, key_of, silo_at};
 
 pub const FAILED_SYNC: &str = "a sync of it fails";
 pub const BLANK: &str = "its disk was replaced by a blank one";
+/// Others take a disk's last byte after so many of the silo's operations at the most, or leave so many bytes.
+const FILLED_WITHIN: u64 = 40;
+const LEFT_BYTES_MAX: u64 = 1 << 20;
 pub const RESTORED: &str = "its disk was restored from an older copy";
 
 /// A silo's disk as it was before an opening.
@@ -56,6 +60,32 @@ impl World {
         }
     }
 
+    /// Others fill the disk for a while, to the last byte in the middle of some call, or nearly.
+    pub fn fill_disk(&mut self, silo: usize) {
+        let duration = self.dice.between(100 * MS, 3 * SECOND);
+        let (to_the_last, after) = (self.dice.chance(600), self.dice.below(FILLED_WITHIN));
+        let left = self.dice.below(LEFT_BYTES_MAX);
+        let host = &mut self.silos[silo];
+        if to_the_last {
+            host.disk.fill_after(Some(after));
+        } else {
+            host.disk.fill_up_to(Some(left));
+        }
+        host.filled_until = host.filled_until.max(self.now + duration);
+        self.note(|| format!("the disk of s{} fills up for {} ms", silo + 1, duration / MS));
+        self.at(duration, Event::Freed(silo));
+    }
+
+    pub fn free_disk(&mut self, silo: usize) {
+        let host = &mut self.silos[silo];
+        if host.filled_until > 0 && host.filled_until <= self.now {
+            host.filled_until = 0;
+            host.disk.fill_after(None);
+            host.disk.fill_up_to(None);
+            self.note(|| format!("the disk of s{} has space again", silo + 1));
+        }
+    }
+
     /// Somebody puts a blank disk where the silo was, and gives it the silo's name.
     pub fn replace_by_blank(&mut self, silo: usize) {
         let known = self.cluster.incarnations.contains_key(&self.silos[silo].id);
@@ -82,6 +112,7 @@ impl World {
     fn exchange(&mut self, silo: usize, disk: FaultyDisk) {
         self.crash_silo(silo, Crash::Process);
         self.silos[silo].standing.clear();
+        self.silos[silo].filled_until = 0;
         self.silos[silo].disk = disk;
     }
 

@@ -115,6 +115,9 @@ impl World {
             Fault::FailedSync => self.fail_sync(silo),
             Fault::BlankSilo => self.replace_by_blank(silo),
             Fault::RestoredSilo => self.restore_older(silo),
+            Fault::FillDisk => self.fill_disk(silo),
+            Fault::LeaveSuspended => self.suspend_and_leave(),
+            Fault::RestartWriter => self.restart_writer(),
         }
     }
 
@@ -162,6 +165,33 @@ impl World {
         {
             op.left.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The holder reaches no majority of a slot for a while; in the middle of it its clients' connection breaks.
+    fn suspend_and_leave(&mut self) {
+        let Some(at) = self.cluster.holder.filter(|at| self.writers[*at].is_serving()) else { return };
+        let slot = self.dice.below(self.temper.shape.slots.len() as u64) as usize;
+        let silos = self.temper.shape.slots[slot].clone();
+        let duration = self.dice.between(200 * MS, 3 * SECOND);
+        for silo in silos.iter().take(silos.len() / 2 + 1) {
+            self.partition(at, *silo, true, true, duration);
+        }
+        let wait = self.dice.below(duration);
+        self.at(wait, Event::Leave(at));
+    }
+
+    pub fn all_leave(&mut self, at: usize) {
+        self.note(|| format!("w{at}: all clients leave"));
+        self.writers[at].ops.values().for_each(|op| op.left.store(true, Ordering::Relaxed));
+    }
+
+    /// The holder's process ends and starts again, and the device that its client has stays (rule 15).
+    fn restart_writer(&mut self) {
+        let Some(at) = self.cluster.holder.filter(|at| self.writers[*at].is_serving()) else { return };
+        self.writers[at].has_live_client = true;
+        self.kill_writer(at);
+        let wait = self.dice.below(300 * MS);
+        self.at(wait, Event::Attach(self.writers[at].node));
     }
 
     fn break_one(&mut self) {
@@ -229,6 +259,8 @@ impl World {
         self.blocked.clear();
         for silo in 0..self.silos.len() {
             (self.silos[silo].slow_until, self.silos[silo].full_until) = (0, 0);
+            self.silos[silo].filled_until = self.silos[silo].filled_until.min(self.now);
+            self.free_disk(silo);
             self.silos[silo].disk_slow_until = 0;
             self.silos[silo].disk.fail_sync_after(1 << 60);
             // A crash that was ordered and has not come yet never does.

@@ -10,7 +10,9 @@ use infinit::base::id::{Epoch, Seq, Stamp};
 use infinit::base::record::{Record, RecordKind};
 use infinit::store::slot::Vote;
 
-use super::workload::{BLOCK_SECTORS, Tag, block_content, tags_of};
+use super::workload::{BLOCK_SECTORS, Tag, tags_of};
+
+const ZEROES: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 /// One record of a slot's stream.
 #[derive(Clone, Debug)]
@@ -19,8 +21,6 @@ pub struct Entry {
     pub previous: Seq,
     pub first_block: u64,
     pub blocks: u64,
-    trim: bool,
-    tags: Vec<[Tag; BLOCK_SECTORS as usize]>,
     /// When its request was answered.
     pub answered: Option<u64>,
     /// Its client was told that it took too long. It may have been seen all the same.
@@ -37,6 +37,8 @@ struct Chapter {
     /// The history that was chosen: where this epoch goes on from.
     choice: Option<Vote>,
     entries: BTreeMap<Seq, Entry>,
+    /// Those of them that no flush covers yet.
+    unflushed: BTreeSet<Seq>,
     /// Answered writes that this history lacks, lawfully.
     excused: BTreeSet<Stamp>,
 }
@@ -44,10 +46,37 @@ struct Chapter {
 /// What a block is: its version, and the tag of each sector.
 pub type Block = (Stamp, [Tag; BLOCK_SECTORS as usize]);
 
+/// What a record made of one block.
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    stamp: Stamp,
+    /// None where it was trimmed.
+    data: Option<Data>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Data {
+    tags: [Tag; BLOCK_SECTORS as usize],
+    crc: u32,
+}
+
+/// The epochs that a history is made of, each with its last number, the newest first.
+struct Chain(Vec<(Epoch, Seq)>);
+
+impl Chain {
+    fn reaches(&self, stamp: Stamp) -> bool {
+        let at = self.0.binary_search_by(|(epoch, _)| stamp.epoch.cmp(epoch));
+        at.is_ok_and(|at| stamp.seq <= self.0[at].1)
+    }
+}
+
 /// One slot.
 #[derive(Default, Debug)]
 pub struct Ledger {
     chapters: BTreeMap<Epoch, Chapter>,
+    /// By block, whatever was sent for it, in the order of the stamps: what a history says of a block is the last that
+    /// it reaches.
+    versions: BTreeMap<u64, Vec<Version>>,
     /// What was lawfully lost, and made known by an epoch that served without it.
     settled: BTreeSet<Stamp>,
     /// A silo of the slot may stay out for good: what it alone had beside one without power may be lost.
@@ -57,7 +86,7 @@ pub struct Ledger {
 
 impl Ledger {
     pub fn new(silos: usize) -> Self {
-        Self { chapters: BTreeMap::new(), settled: BTreeSet::new(), outsiders: false, majority: silos / 2 + 1 }
+        Self { majority: silos / 2 + 1, ..Self::default() }
     }
 
     /// A writer sent a record of its stream: the first time, it is written down. Returns whether it was new.
@@ -82,23 +111,42 @@ impl Ledger {
         if previous != last || stamp.seq <= last {
             return Err(format!("{stamp:?} follows on {previous}, but the stream's end is {last}"));
         }
-        let entry = Entry::of(record, previous, op(record))?;
-        chapter.entries.insert(stamp.seq, entry);
+        chapter.entries.insert(stamp.seq, Entry::of(record, previous, op(record)));
+        chapter.unflushed.insert(stamp.seq);
+        self.note_versions(record)?;
         Ok(true)
+    }
+
+    fn note_versions(&mut self, record: &Record) -> Result<(), String> {
+        let (header, stamp) = (&record.header, record.header.stamp);
+        let mut payload = record.payload.chunks_exact(BLOCK_BYTES as usize);
+        for block in header.first_block()..header.first_block() + header.block_count() {
+            let data = match (header.kind, payload.next()) {
+                (RecordKind::Write, Some(bytes)) => {
+                    let mut tags = [0; BLOCK_SECTORS as usize];
+                    tags.copy_from_slice(&tags_of(block * BLOCK_BYTES, bytes)?);
+                    Some(Data { tags, crc: crc32c::crc32c(bytes) })
+                }
+                (RecordKind::Write, None) => {
+                    Some(Data { tags: [0; BLOCK_SECTORS as usize], crc: crc32c::crc32c(&ZEROES) })
+                }
+                _ => None,
+            };
+            let versions = self.versions.entry(block).or_default();
+            // An older epoch's writer may still send while a newer one writes.
+            let at = versions.iter().rposition(|version| version.stamp < stamp).map_or(0, |at| at + 1);
+            versions.insert(at, Version { stamp, data });
+        }
+        Ok(())
     }
 
     pub fn choice(&self, epoch: Epoch) -> Option<Vote> {
         self.chapters.get(&epoch)?.choice
     }
 
-    /// A writer chose a history. `holders` counts the silos that have a record. Every answered write must be in it,
-    /// but for those that may be lost, and for those of later writers.
-    pub fn chosen(
-        &mut self,
-        epoch: Epoch,
-        vote: Vote,
-        holders: impl Fn(&Ledger, Stamp) -> usize,
-    ) -> Result<(), String> {
+    /// A writer chose a history, and the silos would vote `standing`. Every answered write must be in it, but for those
+    /// that may be lost, and for those of later writers.
+    pub fn chosen(&mut self, epoch: Epoch, vote: Vote, standing: &[Vote]) -> Result<(), String> {
         if let Some(before) = self.choice(epoch) {
             return if before == vote {
                 Ok(())
@@ -111,17 +159,14 @@ impl Ledger {
             self.chapters.entry(epoch).or_default().choice = Some(vote);
             return Ok(());
         }
+        let chain = self.chain(vote);
         let mut excused = BTreeSet::new();
-        let earlier = self.entries().filter(|(stamp, _)| stamp.epoch < epoch);
-        for (stamp, entry) in earlier.filter(|(_, entry)| entry.answered.is_some() || entry.safe) {
-            if !self.contains(vote, stamp) {
-                self.judge(vote, stamp, entry, holders(self, stamp))?;
+        let missing = self.entries().filter(|(stamp, _)| stamp.epoch < epoch && !chain.reaches(*stamp));
+        for (stamp, entry) in missing {
+            if entry.answered.is_some() || entry.safe {
+                self.judge(vote, stamp, entry, standing)?;
                 excused.insert(stamp);
-            }
-        }
-        let given_up = self.entries().filter(|(stamp, entry)| stamp.epoch < epoch && entry.given_up);
-        for (stamp, entry) in given_up {
-            if !self.contains(vote, stamp) && self.judge(vote, stamp, entry, holders(self, stamp)).is_ok() {
+            } else if entry.given_up && self.judge(vote, stamp, entry, standing).is_ok() {
                 excused.insert(stamp);
             }
         }
@@ -131,9 +176,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// An error unless this history may lack this write.
-    fn judge(&self, vote: Vote, stamp: Stamp, entry: &Entry, holders: usize) -> Result<(), String> {
-        let inherited = self.chain(vote).iter().any(|(epoch, _)| self.chapters[epoch].excused.contains(&stamp));
+    /// An error unless this history may lack this write, while the silos would vote `standing`.
+    fn judge(&self, vote: Vote, stamp: Stamp, entry: &Entry, standing: &[Vote]) -> Result<(), String> {
+        let inherited = self.chain(vote).0.iter().any(|(epoch, _)| self.chapters[epoch].excused.contains(&stamp));
         if inherited && !entry.safe {
             return Ok(());
         }
@@ -141,6 +186,7 @@ impl Ledger {
         if entry.safe {
             return Err(format!("{what}, although it was durable on a majority"));
         }
+        let holders = standing.iter().filter(|vote| self.contains(**vote, stamp)).count();
         let may_be_lost = entry.lost_once || self.outsiders;
         if !may_be_lost || holders >= self.majority {
             return Err(format!(
@@ -151,14 +197,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// All records of a request were answered.
-    pub fn answered(
-        &mut self,
-        now: u64,
-        stamp: Stamp,
-        durable: bool,
-        holders: impl Fn(&Ledger, Stamp) -> usize,
-    ) -> Result<(), String> {
+    /// All records of a request were answered, while the silos would vote `standing`.
+    pub fn answered(&mut self, now: u64, stamp: Stamp, durable: bool, standing: &[Vote]) -> Result<(), String> {
         let later: Vec<(Epoch, Vote)> =
             self.chapters.range(stamp.epoch.next()..).filter_map(|(e, chapter)| Some((*e, chapter.choice?))).collect();
         let Some(entry) = self.entry_mut(stamp) else { return Err(format!("{stamp:?} was answered and never sent")) };
@@ -167,7 +207,7 @@ impl Ledger {
         let entry = entry.clone();
         for (epoch, vote) in later {
             if !self.contains(vote, stamp) {
-                self.judge(vote, stamp, &entry, holders(self, stamp))?;
+                self.judge(vote, stamp, &entry, standing)?;
                 if let Some(chapter) = self.chapters.get_mut(&epoch) {
                     chapter.excused.insert(stamp);
                 }
@@ -201,36 +241,35 @@ impl Ledger {
     }
 
     fn make_safe(&mut self, vote: Vote, covers: impl Fn(&Entry) -> bool) {
-        for (epoch, upto) in self.chain(vote) {
-            let Some(chapter) = self.chapters.get_mut(&epoch) else { continue };
-            for (_, entry) in chapter.entries.range_mut(..=upto) {
-                entry.safe |= covers(entry);
+        for (epoch, upto) in self.chain(vote).0 {
+            let Some(Chapter { entries, unflushed, .. }) = self.chapters.get_mut(&epoch) else { continue };
+            let covered = unflushed.extract_if(..=upto, |seq| entries.get(seq).is_some_and(&covers));
+            for seq in covered.collect::<Vec<_>>() {
+                entries.entry(seq).and_modify(|entry| entry.safe = true);
             }
         }
     }
 
     /// A silo lost its power and with it what lies between these two of its votes.
     pub fn lost(&mut self, before: Vote, after: Vote) -> Result<usize, String> {
-        let gone: Vec<Stamp> = self.stamps(before).into_iter().filter(|stamp| !self.contains(after, *stamp)).collect();
+        let lost = self.lost_at_most(before, after);
+        let had = self.chain(before);
+        if let Some(grown) = self.stamps(after).find(|stamp| !had.reaches(*stamp)) {
+            return Err(format!("after a crash the silo votes {after:?} and has {grown:?}, before it was {before:?}"));
+        }
+        Ok(lost)
+    }
+
+    /// The same after a crash in the middle of a call, of which it is not known what it had done.
+    pub fn lost_at_most(&mut self, before: Vote, after: Vote) -> usize {
+        let has = self.chain(after);
+        let gone: Vec<Stamp> = self.stamps(before).filter(|stamp| !has.reaches(*stamp)).collect();
         for stamp in &gone {
             if let Some(entry) = self.entry_mut(*stamp) {
                 entry.lost_once = true;
             }
         }
-        if let Some(grown) = self.stamps(after).into_iter().find(|stamp| !self.contains(before, *stamp)) {
-            return Err(format!("after a crash the silo votes {after:?} and has {grown:?}, before it was {before:?}"));
-        }
-        Ok(gone.len())
-    }
-
-    /// The same after a crash in the middle of a call, of which it is not known what it had done.
-    pub fn lost_at_most(&mut self, before: Vote, after: Vote) {
-        let gone: Vec<Stamp> = self.stamps(before).into_iter().filter(|stamp| !self.contains(after, *stamp)).collect();
-        for stamp in gone {
-            if let Some(entry) = self.entry_mut(stamp) {
-                entry.lost_once = true;
-            }
-        }
+        gone.len()
     }
 
     /// The end of an epoch's own history.
@@ -240,8 +279,7 @@ impl Ledger {
         Vote { adopted: epoch, applied: chapter.entries.last_key_value().map_or(base, |(seq, _)| *seq) }
     }
 
-    /// The epochs that a history is made of, each with its last number, the newest first.
-    fn chain(&self, vote: Vote) -> Vec<(Epoch, Seq)> {
+    fn chain(&self, vote: Vote) -> Chain {
         let mut chain = Vec::new();
         let mut at = vote;
         while let Some(chapter) = self.chapters.get(&at.adopted) {
@@ -249,62 +287,57 @@ impl Ledger {
             let Some(parent) = chapter.choice else { break };
             at = Vote { adopted: parent.adopted, applied: parent.applied.min(at.applied) };
         }
-        chain
+        Chain(chain)
     }
 
-    pub fn contains(&self, vote: Vote, stamp: Stamp) -> bool {
-        self.chain(vote).iter().any(|(epoch, upto)| {
-            *epoch == stamp.epoch && stamp.seq <= *upto && self.chapters[epoch].entries.contains_key(&stamp.seq)
+    fn contains(&self, vote: Vote, stamp: Stamp) -> bool {
+        let is_known = self.chapters.get(&stamp.epoch).is_some_and(|chapter| chapter.entries.contains_key(&stamp.seq));
+        is_known && self.chain(vote).reaches(stamp)
+    }
+
+    /// The records of a history.
+    fn stamps(&self, vote: Vote) -> impl Iterator<Item = Stamp> {
+        let of =
+            |(epoch, upto)| self.chapters[&epoch].entries.range(..=upto).map(move |(seq, _)| Stamp::new(epoch, *seq));
+        self.chain(vote).0.into_iter().flat_map(of)
+    }
+
+    /// What a history says of the blocks that were ever written: the last version of each that it reaches.
+    fn blocks(&self, vote: Vote) -> impl Iterator<Item = (u64, Stamp, Data)> {
+        let chain = self.chain(vote);
+        self.versions.iter().filter_map(move |(block, versions)| {
+            let version = versions.iter().rfind(|version| chain.reaches(version.stamp))?;
+            Some((*block, version.stamp, version.data?))
         })
-    }
-
-    fn stamps(&self, vote: Vote) -> Vec<Stamp> {
-        let mut stamps: Vec<Stamp> = Vec::new();
-        for (epoch, upto) in self.chain(vote) {
-            stamps.extend(self.chapters[&epoch].entries.range(..=upto).map(|(seq, _)| Stamp::new(epoch, *seq)));
-        }
-        stamps.sort_unstable();
-        stamps
     }
 
     /// What the blocks of a silo with this history must be.
     pub fn content(&self, vote: Vote) -> BTreeMap<u64, Block> {
-        let mut blocks = BTreeMap::new();
-        for stamp in self.stamps(vote) {
-            let entry = &self.chapters[&stamp.epoch].entries[&stamp.seq];
-            for index in 0..entry.blocks {
-                if entry.trim {
-                    blocks.remove(&(entry.first_block + index));
-                } else {
-                    blocks.insert(entry.first_block + index, (stamp, entry.tags[index as usize]));
-                }
-            }
-        }
-        blocks
+        self.blocks(vote).map(|(block, stamp, data)| (block, (stamp, data.tags))).collect()
     }
 
     /// Compares a silo's digest with its history.
     pub fn compare(&self, vote: Vote, digest: &BTreeMap<u64, (Stamp, u32)>) -> Result<(), String> {
-        let expected = self.content(vote);
-        let all: BTreeSet<u64> = expected.keys().chain(digest.keys()).copied().collect();
-        for block in all {
-            match (expected.get(&block), digest.get(&block)) {
-                (Some((stamp, tags)), Some((has, crc))) => {
-                    if stamp != has {
-                        return Err(format!("block {block} has version {has:?} and should have {stamp:?}"));
-                    }
-                    if crc32c::crc32c(&block_content(block, tags)) != *crc {
-                        return Err(format!("block {block} of version {stamp:?} has other bytes than {tags:?}"));
-                    }
+        let mut matched = 0;
+        for (block, stamp, Data { tags, crc }) in self.blocks(vote) {
+            match digest.get(&block) {
+                Some((has, _)) if *has != stamp => {
+                    return Err(format!("block {block} has version {has:?} and should have {stamp:?}"));
                 }
-                (Some((stamp, _)), None) => return Err(format!("block {block} of version {stamp:?} is absent")),
-                (None, Some((has, _))) => {
-                    return Err(format!("block {block} has version {has:?} and should be absent"));
+                Some((_, has)) if *has != crc => {
+                    return Err(format!("block {block} of version {stamp:?} has other bytes than {tags:?}"));
                 }
-                (None, None) => {}
+                Some(_) => matched += 1,
+                None => return Err(format!("block {block} of version {stamp:?} is absent")),
             }
         }
-        Ok(())
+        if matched == digest.len() {
+            return Ok(());
+        }
+        let expected = self.content(vote);
+        let surplus = digest.iter().find(|(block, _)| !expected.contains_key(block));
+        surplus
+            .map_or(Ok(()), |(block, (has, _))| Err(format!("block {block} has version {has:?} and should be absent")))
     }
 
     /// The sectors of what this epoch, which now serves, lawfully left out, and no epoch that served before it; and whether
@@ -335,34 +368,16 @@ impl Ledger {
 }
 
 impl Entry {
-    fn of(record: &Record, previous: Seq, op: Tag) -> Result<Self, String> {
-        let header = &record.header;
-        let (first_block, blocks) = (header.first_block(), header.block_count());
-        let mut tags = Vec::new();
-        if header.kind == RecordKind::Write {
-            let zeroes = record.payload.is_empty();
-            for index in 0..blocks {
-                let mut block = [0; BLOCK_SECTORS as usize];
-                if !zeroes {
-                    let at = (index * BLOCK_BYTES) as usize;
-                    let bytes = &record.payload[at..at + BLOCK_BYTES as usize];
-                    block.copy_from_slice(&tags_of((first_block + index) * BLOCK_BYTES, bytes)?);
-                }
-                tags.push(block);
-            }
-        }
-        let trim = header.kind == RecordKind::Trim;
-        Ok(Self {
+    fn of(record: &Record, previous: Seq, op: Tag) -> Self {
+        Self {
             op,
             previous,
-            first_block,
-            blocks,
-            trim,
-            tags,
+            first_block: record.header.first_block(),
+            blocks: record.header.block_count(),
             answered: None,
             given_up: false,
             safe: false,
             lost_once: false,
-        })
+        }
     }
 }

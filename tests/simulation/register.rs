@@ -6,14 +6,15 @@
 //! it counts as answered. A power loss that may lawfully take answered writes begins a new cell: from that epoch on the
 //! sector has the value of the history that was chosen.
 
-use std::collections::BTreeMap;
-
 use infinit::base::id::Epoch;
 
 use super::workload::{SECTOR, Tag};
 
+/// A sector with more values than this is gone through for what no read may see any more.
+const CLUSTERS_KEPT: usize = 6;
+
 /// One value's write, and what is known of when it stood.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Cluster {
     /// The operation that wrote it; 0 is what was there before.
     op: Tag,
@@ -27,6 +28,11 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// As it is once a read of it that began at `begin` was answered now.
+    fn seen(&self, begin: u64, now: u64) -> Cluster {
+        Cluster { first_end: self.first_end.min(now), last_begin: self.last_begin.max(begin), ..*self }
+    }
+
     fn conflicts(&self, other: &Cluster) -> bool {
         let forward = self.first_end < self.last_begin;
         let others = other.first_end < other.last_begin;
@@ -43,7 +49,8 @@ struct Cell {
 
 #[derive(Default)]
 pub struct Registers {
-    sectors: BTreeMap<u64, Vec<Cell>>,
+    /// By sector; none of one that nobody asked for yet.
+    sectors: Vec<Vec<Cell>>,
 }
 
 fn initial(from: Epoch, value: Tag) -> Cell {
@@ -81,31 +88,23 @@ impl Registers {
     /// A read of an epoch's writer that began at `begin` was answered now with this value of a sector.
     pub fn read(&mut self, begin: u64, now: u64, epoch: Epoch, sector: u64, value: Tag) -> Result<(), String> {
         let cell = self.cell(sector, epoch);
-        let seen = |cluster: &Cluster| Cluster {
-            first_end: cluster.first_end.min(now),
-            last_begin: cluster.last_begin.max(begin),
-            ..cluster.clone()
-        };
-        let candidates: Vec<usize> = (0..cell.clusters.len()).filter(|at| cell.clusters[*at].value == value).collect();
-        let mut wrong = None;
-        let mut lawful = Vec::new();
-        for at in candidates {
-            let cluster = seen(&cell.clusters[at]);
-            let other = cell.clusters.iter().enumerate().find(|(i, other)| *i != at && cluster.conflicts(other));
-            match other {
-                None => lawful.push(at),
-                Some((_, other)) => wrong = Some((cluster, other.clone())),
+        let (mut wrong, mut lawful, mut lawful_count) = (None, 0, 0);
+        for (at, written) in cell.clusters.iter().enumerate().filter(|(_, cluster)| cluster.value == value) {
+            let cluster = written.seen(begin, now);
+            match cell.conflict(at, &cluster) {
+                None => (lawful, lawful_count) = (at, lawful_count + 1),
+                Some(other) => wrong = Some((cluster, *other)),
             }
         }
-        match (&lawful[..], wrong) {
-            ([one], _) => cell.clusters[*one] = seen(&cell.clusters[*one]),
-            ([], Some((cluster, other))) => {
+        match (lawful_count, wrong) {
+            (1, _) => cell.clusters[lawful] = cell.clusters[lawful].seen(begin, now),
+            (0, Some((cluster, other))) => {
                 return Err(format!(
                     "a read of sector {sector} that began at {begin} saw {value}, which does not fit: {cluster:?} \
                      against {other:?}"
                 ));
             }
-            ([], None) => {
+            (0, None) => {
                 return Err(format!("a read of sector {sector} in epoch {epoch} saw {value}, which may not be there"));
             }
             _ => {}
@@ -116,11 +115,11 @@ impl Registers {
     /// From this epoch on the sector begins with what the chosen history has: the rest was lawfully lost. What was asked
     /// of this epoch's writer, or of a later one, is still to come.
     pub fn restart(&mut self, epoch: Epoch, sector: u64, value: Tag) {
-        let cells = self.sectors.entry(sector).or_insert_with(|| vec![initial(Epoch(0), 0)]);
+        let cells = self.cells(sector);
         let Some(last) = cells.last_mut() else { return };
         let mut fresh = initial(epoch, value);
         let is_later = |cluster: &Cluster| cluster.op != 0 && cluster.epoch >= epoch;
-        fresh.clusters.extend(last.clusters.iter().filter(|cluster| is_later(cluster)).cloned());
+        fresh.clusters.extend(last.clusters.iter().filter(|cluster| is_later(cluster)));
         last.clusters.retain(|cluster| !is_later(cluster));
         cells.push(fresh);
     }
@@ -128,27 +127,45 @@ impl Registers {
     /// Forgets what no read that began at `oldest` or later may see: what was certainly overwritten before. Such a read
     /// is unlawful with it and without it.
     pub fn prune(&mut self, oldest: u64) {
-        for cell in self.sectors.values_mut().filter_map(|cells| cells.last_mut()).filter(|c| c.clusters.len() > 12) {
+        let last_cells = self.sectors.iter_mut().filter_map(|cells| cells.last_mut());
+        for cell in last_cells.filter(|cell| cell.clusters.len() > CLUSTERS_KEPT) {
             let last = cell.clusters.iter().filter(|c| c.first_end < oldest).map(|c| c.written_from).max();
             let Some(last) = last else { continue };
             cell.clusters.retain(|cluster| cluster.first_end >= last);
         }
     }
 
+    fn cells(&mut self, sector: u64) -> &mut Vec<Cell> {
+        let at = sector as usize;
+        if at >= self.sectors.len() {
+            self.sectors.resize_with(at + 1, Vec::new);
+        }
+        let cells = &mut self.sectors[at];
+        if cells.is_empty() {
+            cells.push(initial(Epoch(0), 0));
+        }
+        cells
+    }
+
     fn cell(&mut self, sector: u64, epoch: Epoch) -> &mut Cell {
-        let cells = self.sectors.entry(sector).or_insert_with(|| vec![initial(Epoch(0), 0)]);
+        let cells = self.cells(sector);
         let at = cells.iter().rposition(|cell| cell.from <= epoch).unwrap_or(0);
         &mut cells[at]
     }
 }
 
 impl Cell {
+    /// What of the others does not fit with the cluster at this place, if it were this.
+    fn conflict(&self, at: usize, cluster: &Cluster) -> Option<&Cluster> {
+        let others = self.clusters.iter().enumerate().filter(|(other, _)| *other != at);
+        others.map(|(_, other)| other).find(|other| cluster.conflicts(other))
+    }
+
     fn check(&self, sector: u64, at: usize) -> Result<(), String> {
         let cluster = &self.clusters[at];
-        let other = self.clusters.iter().enumerate().find(|(i, other)| *i != at && cluster.conflicts(other));
-        match other {
+        match self.conflict(at, cluster) {
             None => Ok(()),
-            Some((_, other)) => Err(format!("sector {sector}: {cluster:?} does not fit with {other:?}")),
+            Some(other) => Err(format!("sector {sector}: {cluster:?} does not fit with {other:?}")),
         }
     }
 }

@@ -8,6 +8,7 @@ use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, Volume
 use infinit::cluster::replication::acceptor::Session;
 use infinit::cluster::replication::keeper::{self, Keeper, Outcome};
 use infinit::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
+use infinit::store::error::StoreError;
 use infinit::store::faulty::{Crash, FaultyDisk};
 use infinit::store::silo::{Silo, SiloOptions};
 use infinit::store::slot::Vote;
@@ -15,6 +16,9 @@ use infinit::store::slot::Vote;
 use super::disks::{Backup, FAILED_SYNC};
 use super::temper::MS;
 use super::world::{Event, VOLUME, World, silo_id};
+
+/// How often a silo looks whether it has room, as its worker does.
+const LOOKS_EVERY: u64 = 200 * MS;
 
 /// What a silo last stood by towards its writers.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +53,11 @@ pub struct SiloHost {
     syncing: bool,
     pub slow_until: u64,
     pub full_until: u64,
+    /// Others fill its disk until then; 0 while they do not.
+    pub filled_until: u64,
+    /// Whether the silo had room when it last looked, and when that was.
+    has_room: bool,
+    looked_at: u64,
     pub disk_slow_until: u64,
     /// Why this silo may have to stay out for good: what it says is not judged, and nobody waits for it in the end.
     pub out: Option<&'static str>,
@@ -78,6 +87,9 @@ impl SiloHost {
             syncing: false,
             slow_until: 0,
             full_until: 0,
+            filled_until: 0,
+            has_room: true,
+            looked_at: 0,
             disk_slow_until: 0,
             out: None,
             backup: None,
@@ -145,6 +157,7 @@ impl World {
         let opened = match Silo::open(Arc::new(host.disk.clone()), options) {
             Ok(opened) => opened,
             Err(_) if host.disk.is_down() || host.out == Some(FAILED_SYNC) => return self.died_in_opening(silo),
+            Err(StoreError::NoSpace) if host.filled_until > 0 => return self.lacks_space_to_open(silo),
             Err(error) => {
                 let why = format!("s{} cannot be opened: {error}", silo + 1);
                 return self.fail(why);
@@ -160,6 +173,7 @@ impl World {
         host.life += 1;
         host.inbox.clear();
         (host.working, host.syncing) = (false, false);
+        (host.has_room, host.looked_at) = (true, 0);
         let stood = host.stand();
         let life = host.life;
         self.trace.mix(&[self.now, 5, silo as u64, life]);
@@ -253,8 +267,7 @@ impl World {
         if let Err(error) = result
             && !self.faults_are_lawful
         {
-            let why = format!("s{} cannot be confirmed: {error}", silo + 1);
-            self.fail_unless_down(silo, why);
+            self.fail_unless_lawful(silo, "cannot be confirmed", &error);
         }
     }
 
@@ -263,11 +276,14 @@ impl World {
         let now = self.moment(silo);
         let host = &mut self.silos[silo];
         host.working = false;
-        let full = host.full_until > self.now;
+        let (full, looks) = (host.full_until > self.now, self.now >= host.looked_at + LOOKS_EVERY);
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life) else { return };
         let messages = std::mem::take(&mut host.inbox);
         self.trace.mix(&[self.now, 6, silo as u64, messages.len() as u64]);
-        let told = keeper.set_takes_writes(!full);
+        if looks {
+            (host.has_room, host.looked_at) = (keeper.takes_writes(), self.now);
+        }
+        let told = keeper.set_takes_writes(!full && host.has_room);
         let mut outcome = keeper.process(now, messages);
         outcome.replies.splice(0..0, told.replies);
         self.outcome(silo, outcome);
@@ -385,25 +401,27 @@ impl World {
         let store = store.clone();
         let zeroed = store.zero_ahead().and_then(|()| store.save_peers());
         if let Err(error) = zeroed.and_then(|()| if reports_only { Ok(()) } else { store.checkpoint() }) {
-            let why = format!("s{} cannot make a checkpoint: {error}", silo + 1);
-            return self.fail_unless_down(silo, why);
-        }
-        match store.clean() {
-            Ok(cleaned) if cleaned.removed > 0 => self.count("cleanings that removed segments"),
-            Ok(_) => {}
-            Err(error) => {
-                let why = format!("s{} cannot be cleaned: {error}", silo + 1);
-                return self.fail_unless_down(silo, why);
+            self.fail_unless_lawful(silo, "cannot make a checkpoint", &error);
+        } else {
+            match store.clean() {
+                Ok(cleaned) if cleaned.removed > 0 => self.count("cleanings that removed segments"),
+                Ok(_) => {}
+                Err(error) => self.fail_unless_lawful(silo, "cannot be cleaned", &error),
             }
         }
         self.check_content(silo);
     }
 
-    fn fail_unless_down(&mut self, silo: usize, why: String) {
-        if self.silos[silo].disk.is_down() {
+    /// A call on a silo's store failed: it crashed in the middle, is out of service, lacks space while its disk is filled,
+    /// or should not have failed.
+    fn fail_unless_lawful(&mut self, silo: usize, what: &str, error: &StoreError) {
+        let host = &self.silos[silo];
+        if host.disk.is_down() {
             self.died_in_call(silo);
-        } else if self.silos[silo].out.is_none() {
-            self.fail(why);
+        } else if matches!(error, StoreError::NoSpace) && host.filled_until > 0 {
+            self.count("calls refused for space");
+        } else if host.out.is_none() {
+            self.fail(format!("s{} {what}: {error}", silo + 1));
         }
     }
 
@@ -424,6 +442,14 @@ impl World {
             host.boot = host.boot.wrapping_add(1);
         }
         let wait = self.dice.below(500 * MS);
+        self.at(wait, Event::Reopen(silo));
+    }
+
+    /// It is opened once there is space.
+    fn lacks_space_to_open(&mut self, silo: usize) {
+        self.note(|| format!("s{} cannot be opened for want of space", silo + 1));
+        self.count("openings refused for space");
+        let wait = self.dice.between(100 * MS, 500 * MS);
         self.at(wait, Event::Reopen(silo));
     }
 

@@ -41,6 +41,12 @@ pub enum Fault {
     FailedSync,
     BlankSilo,
     RestoredSilo,
+    /// Others fill a silo's disk, and some time later they free it.
+    FillDisk,
+    /// A volume waits for its silos, and meanwhile the client's connection goes with all that was asked on it.
+    LeaveSuspended,
+    /// The daemon restarts under a live client, which sends again what was not answered.
+    RestartWriter,
 }
 
 impl Fault {
@@ -71,9 +77,43 @@ impl Fault {
             Fault::FailedSync => "failed syncs",
             Fault::BlankSilo => "blank silos",
             Fault::RestoredSilo => "restored silos",
+            Fault::FillDisk => "disks filled",
+            Fault::LeaveSuspended => "clients that left a suspended volume",
+            Fault::RestartWriter => "writers restarted under a live client",
         }
     }
 }
+
+/// How often each comes, as a weight, in the schedules that have it.
+pub const FAULTS: [(Fault, u64); 24] = [
+    (Fault::Break, 6),
+    (Fault::Partition, 6),
+    (Fault::CrashSilo, 4),
+    (Fault::CrashSiloInCall, 3),
+    (Fault::PowerSilo, 4),
+    (Fault::PowerAll, 1),
+    (Fault::CrashWriter, 4),
+    (Fault::TakeOver, 4),
+    (Fault::TakeOverStorm, 2),
+    (Fault::Pause, 3),
+    (Fault::SlowSilo, 2),
+    (Fault::FullSilo, 1),
+    (Fault::TellFence, 1),
+    (Fault::Detach, 1),
+    (Fault::Isolate, 2),
+    (Fault::PowerMost, 2),
+    (Fault::SlowDisk, 2),
+    (Fault::ClientLeaves, 2),
+    (Fault::Recover, 1),
+    (Fault::Status, 1),
+    (Fault::BitFlip, 1),
+    (Fault::FailedSync, 1),
+    (Fault::BlankSilo, 1),
+    (Fault::RestoredSilo, 1),
+];
+/// The same; which of these a schedule has says nothing of what else it is like.
+pub const FAULTS_BESIDE: [(Fault, u64); 3] =
+    [(Fault::FillDisk, 2), (Fault::LeaveSuspended, 1), (Fault::RestartWriter, 1)];
 
 /// Which silos hold which slots.
 #[derive(Clone, Debug)]
@@ -147,35 +187,15 @@ impl Temper {
     pub fn draw(dice: &mut Dice) -> Self {
         let shape = Shape::draw(dice);
         let mut faults = Vec::new();
-        let all = [
-            (Fault::Break, 6),
-            (Fault::Partition, 6),
-            (Fault::CrashSilo, 4),
-            (Fault::CrashSiloInCall, 3),
-            (Fault::PowerSilo, 4),
-            (Fault::PowerAll, 1),
-            (Fault::CrashWriter, 4),
-            (Fault::TakeOver, 4),
-            (Fault::TakeOverStorm, 2),
-            (Fault::Pause, 3),
-            (Fault::SlowSilo, 2),
-            (Fault::FullSilo, 1),
-            (Fault::TellFence, 1),
-            (Fault::Detach, 1),
-            (Fault::Isolate, 2),
-            (Fault::PowerMost, 2),
-            (Fault::SlowDisk, 2),
-            (Fault::ClientLeaves, 2),
-            (Fault::Recover, 1),
-            (Fault::Status, 1),
-            (Fault::BitFlip, 1),
-            (Fault::FailedSync, 1),
-            (Fault::BlankSilo, 1),
-            (Fault::RestoredSilo, 1),
-        ];
-        for (fault, weight) in all {
+        for (fault, weight) in FAULTS {
             if dice.chance(650) {
                 faults.push((fault, weight * dice.between(1, 4)));
+            }
+        }
+        let mut beside = dice.fork();
+        for (fault, weight) in FAULTS_BESIDE {
+            if beside.chance(300) {
+                faults.push((fault, weight * beside.between(1, 4)));
             }
         }
         let rough = if dice.chance(150) { (dice.below(20), dice.below(20), dice.below(50)) } else { (0, 0, 0) };

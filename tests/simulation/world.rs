@@ -42,6 +42,12 @@ pub enum Event {
     Request(Op),
     Attach(usize),
     Thaw(usize),
+    /// A silo's disk has space again.
+    Freed(usize),
+    /// The connection of a writer's clients breaks.
+    Leave(usize),
+    /// The device of a resumed client asks again.
+    SendAgain(usize),
     /// The cluster state tells old writers that there is a newer one.
     Tell,
     Fault,
@@ -256,6 +262,9 @@ impl World {
             Event::Attach(node) if !self.settled => self.attach(node),
             Event::Attach(_) => {}
             Event::Thaw(writer) => self.thaw(writer),
+            Event::Freed(silo) => self.free_disk(silo),
+            Event::Leave(writer) => self.all_leave(writer),
+            Event::SendAgain(writer) => self.send_again(writer),
             Event::Tell => self.tell_fence(),
             Event::Fault => self.fault(),
             Event::Request(_) => {}

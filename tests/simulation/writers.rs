@@ -1,6 +1,7 @@
 //! Writers and their clients: attaching, carrying out what a writer asks for, and checking what it answers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use infinit::base::block::BLOCK_BYTES;
 use infinit::base::id::{ConfigNumber, Epoch, SlotIndex, Stamp};
@@ -9,7 +10,6 @@ use infinit::cluster::replication::message::{self, RunKind, ToSilo};
 use infinit::cluster::replication::order::RequestId;
 use infinit::cluster::replication::writer::{Output, Phase, RequestError, Response, Writer, WriterOptions};
 
-use super::ledger::Ledger;
 use super::temper::{MS, SECOND};
 use super::workload::{BLOCK_SECTORS, Kind, Op, SECTOR, Tag, draw, tags_of};
 use super::world::{Event, TICK, VOLUME, World, key_of, node_id, silo_id};
@@ -42,6 +42,8 @@ pub struct WriterHost {
     resumes: Option<Epoch>,
     pub served: bool,
     pub released: bool,
+    /// It was ended to start again at once, and its clients' devices stay.
+    pub has_live_client: bool,
     pub answers: BTreeMap<Tag, Result<Response, RequestError>>,
 }
 
@@ -128,6 +130,7 @@ impl World {
             resumes,
             served: false,
             released: false,
+            has_live_client: false,
             answers: BTreeMap::new(),
         });
         self.cluster.holder = Some(at);
@@ -297,10 +300,8 @@ impl World {
             }
             ToSilo::Rare(_, _, message::Request::AdoptAsIs { slot, expected, .. }) => {
                 let index = slot.0 as usize;
-                let standing: Vec<_> = self.votes(*slot);
-                let holders =
-                    |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
-                let result = self.ledgers[index].chosen(epoch, *expected, holders);
+                let standing = self.votes(*slot);
+                let result = self.ledgers[index].chosen(epoch, *expected, &standing);
                 self.check(result.map_err(|why| format!("w{at} slot {slot}: {why}")));
             }
             ToSilo::Rare(..) => {}
@@ -358,6 +359,20 @@ impl World {
         }
         if resumed == Some(true) {
             self.count("resumed");
+            self.at(0, Event::SendAgain(at));
+        }
+    }
+
+    /// A device that outlived the dead writer sends again what that one did not answer; here each with a mark of its
+    /// own, because the first may have been carried out, and be seen before the second is.
+    pub fn send_again(&mut self, at: usize) {
+        let resumes = self.writers[at].resumes;
+        let dead = self.writers.iter().find(|old| old.has_live_client && Some(old.epoch) == resumes);
+        let open: Vec<Op> = dead.map(|old| old.ops.values().cloned().collect()).unwrap_or_default();
+        for op in open.into_iter().filter(|op| !op.gone && !op.left.load(Ordering::Relaxed)) {
+            self.count("requests sent again");
+            let tag = self.fresh_tag();
+            self.submit(at, Op { fua: op.fua, ..Op::new(tag, op.kind, op.position, op.length) });
         }
     }
 
@@ -417,9 +432,7 @@ impl World {
         let durable = op.fua || self.temper.durability == infinit::cluster::replication::writer::Durability::Write;
         for (slot, stamp) in self.writers[at].stamps.remove(&op.tag).unwrap_or_default() {
             let standing = self.votes(SlotIndex(slot as u32));
-            let holders =
-                |ledger: &Ledger, stamp| standing.iter().filter(|vote| ledger.contains(**vote, stamp)).count();
-            self.ledgers[slot].answered(self.now, stamp, durable, holders)?;
+            self.ledgers[slot].answered(self.now, stamp, durable, &standing)?;
         }
         self.registers.answered(self.now, epoch, op.tag, op.position, op.length)
     }

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const CHUNK_BYTES: u64 = 4096;
 /// Disks write sectors whole; a write is torn between two of them.
 const SECTOR_BYTES: usize = 512;
+
+type Chunk = [u8; CHUNK_BYTES as usize];
+
+/// All chunks of written zeroes are this one.
+static ZEROES: LazyLock<Arc<Chunk>> = LazyLock::new(|| Arc::new([0; CHUNK_BYTES as usize]));
 
 /// A small deterministic generator (SplitMix64): the disk must not depend on anything but its seed.
 pub(super) struct Dice(u64);
@@ -38,7 +43,9 @@ impl Dice {
 #[derive(Clone, Default)]
 struct Content {
     len: u64,
-    chunks: BTreeMap<u64, Arc<[u8; CHUNK_BYTES as usize]>>,
+    /// So much of it has its space, whether it was written or not.
+    reserved_bytes: u64,
+    chunks: BTreeMap<u64, Arc<Chunk>>,
 }
 
 impl Content {
@@ -53,6 +60,12 @@ impl Content {
             }
         }
         self.len = len;
+        self.reserved_bytes = self.reserved_bytes.min(len);
+    }
+
+    fn reserve(&mut self, len: u64) {
+        self.len = self.len.max(len);
+        self.reserved_bytes = self.reserved_bytes.max(len);
     }
 
     fn write(&mut self, mut offset: u64, mut data: &[u8]) {
@@ -63,10 +76,30 @@ impl Content {
         while !data.is_empty() {
             let within = (offset % CHUNK_BYTES) as usize;
             let (some, rest) = data.split_at(data.len().min(CHUNK_BYTES as usize - within));
-            let chunk = self.chunks.entry(offset / CHUNK_BYTES).or_insert_with(|| Arc::new([0; CHUNK_BYTES as usize]));
-            Arc::make_mut(chunk)[within..within + some.len()].copy_from_slice(some);
+            let number = offset / CHUNK_BYTES;
+            if let Ok(whole) = <&Chunk>::try_from(some) {
+                let chunk = if whole == &**ZEROES { ZEROES.clone() } else { Arc::new(*whole) };
+                self.chunks.insert(number, chunk);
+            } else {
+                let chunk = self.chunks.entry(number).or_insert_with(|| ZEROES.clone());
+                Arc::make_mut(chunk)[within..within + some.len()].copy_from_slice(some);
+            }
             offset += some.len() as u64;
             data = rest;
+        }
+    }
+
+    /// Takes the chunks that this range touches as they are in the other content.
+    fn share(&mut self, offset: u64, len: u64, other: &Content) {
+        if len == 0 {
+            return;
+        }
+        self.len = self.len.max(offset + len);
+        for number in offset / CHUNK_BYTES..(offset + len).div_ceil(CHUNK_BYTES) {
+            match other.chunks.get(&number) {
+                Some(chunk) => self.chunks.insert(number, chunk.clone()),
+                None => self.chunks.remove(&number),
+            };
         }
     }
 
@@ -92,6 +125,7 @@ impl Content {
 enum Change {
     Write { offset: u64, data: Vec<u8> },
     Length(u64),
+    Reserve(u64),
 }
 
 impl Change {
@@ -99,6 +133,7 @@ impl Change {
         match self {
             Change::Write { offset, data } => content.write(*offset, data),
             Change::Length(len) => content.set_len(*len),
+            Change::Reserve(len) => content.reserve(*len),
         }
     }
 }
@@ -109,14 +144,15 @@ pub(super) struct Inode {
     seen: Content,
     durable: Content,
     unsynced: Vec<Change>,
-    reserved_bytes: u64,
+    /// A sync failed: what is seen is more than what is durable and the changes since.
+    diverged: bool,
 }
 
 impl Inode {
     /// What is seen, as if it had been synced.
     pub(super) fn copy(&self) -> Inode {
         let (seen, durable) = (self.seen.clone(), self.seen.clone());
-        Inode { seen, durable, unsynced: Vec::new(), reserved_bytes: self.reserved_bytes }
+        Inode { seen, durable, ..Inode::default() }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -136,23 +172,28 @@ impl Inode {
     }
 
     pub(super) fn set_len(&mut self, len: u64) {
-        self.reserved_bytes = self.reserved_bytes.min(len);
         self.change(Change::Length(len));
     }
 
     pub(super) fn allocate(&mut self, len: u64) {
-        self.reserved_bytes = self.reserved_bytes.max(len);
-        self.change(Change::Length(self.seen.len.max(len)));
+        self.change(Change::Reserve(len));
     }
 
     pub(super) fn sync(&mut self) {
         for change in self.unsynced.drain(..) {
-            change.apply(&mut self.durable);
+            match change {
+                // Whatever changed in these chunks becomes durable now, or with a change that follows.
+                Change::Write { offset, data } if !self.diverged => {
+                    self.durable.share(offset, data.len() as u64, &self.seen);
+                }
+                change => change.apply(&mut self.durable),
+            }
         }
     }
 
     /// The pages count as clean from here on, but each reached the disk or did not.
     pub(super) fn fail_sync(&mut self, dice: &mut Dice) {
+        self.diverged = true;
         for change in self.unsynced.drain(..) {
             if dice.coin() {
                 change.apply(&mut self.durable);
@@ -162,6 +203,7 @@ impl Inode {
 
     /// What is seen is what is durable; everything was synced, or a sync of it failed.
     pub(super) fn forget_cache(&mut self) {
+        self.diverged = false;
         self.seen = self.durable.clone();
     }
 
@@ -171,7 +213,7 @@ impl Inode {
             match (dice.below(3), change) {
                 (0, _) => {}
                 (1, change) => change.apply(&mut self.durable),
-                (_, Change::Length(len)) => self.durable.set_len(len),
+                (_, change @ (Change::Length(_) | Change::Reserve(_))) => change.apply(&mut self.durable),
                 (_, Change::Write { offset, data }) => {
                     for (index, sector) in sectors(offset, &data) {
                         if dice.coin() {
@@ -181,6 +223,7 @@ impl Inode {
                 }
             }
         }
+        self.diverged = false;
         self.seen = self.durable.clone();
     }
 
@@ -198,12 +241,12 @@ impl Inode {
 
     /// Bytes this file takes on the disk.
     pub(super) fn allocated_bytes(&self) -> u64 {
-        self.reserved_bytes.max(self.seen.chunks.len() as u64 * CHUNK_BYTES)
+        self.seen.reserved_bytes.max(self.seen.chunks.len() as u64 * CHUNK_BYTES)
     }
 
     /// Bytes that a write of this range would have to take from the free space.
     pub(super) fn missing_bytes(&self, offset: u64, len: u64) -> u64 {
-        let unreserved = offset.max(self.reserved_bytes)..offset + len;
+        let unreserved = offset.max(self.seen.reserved_bytes)..offset + len;
         if unreserved.is_empty() {
             return 0;
         }

@@ -130,6 +130,12 @@ impl FaultyDisk {
         state.full_at = operations.map(|operations| state.operations + operations);
     }
 
+    /// Others leave no more than so many bytes of the disk free; `None` gives the space back.
+    pub fn fill_up_to(&self, left_bytes: Option<u64>) {
+        let mut state = self.state();
+        state.capacity_bytes = left_bytes.map(|left| state.used_bytes() + left);
+    }
+
     /// No file can be created, as on a directory that has become read-only, until it can again.
     pub fn refuse_files(&self, refuse: bool) {
         self.state().creates_nothing = refuse;
@@ -491,6 +497,38 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_takes_what_is_seen_and_nothing_that_came_later() {
+        let disk = FaultyDisk::new(1);
+        let file = disk.create("f").unwrap();
+        disk.sync_dir().unwrap();
+        write(&file, 0, &[1; 6000]).unwrap();
+        file.set_len(5000).unwrap();
+        write(&file, 5500, &[2; 4096 * 3]).unwrap();
+        file.sync_data().unwrap();
+        let synced = disk.contents("f").unwrap();
+        assert_eq!((synced[4999], synced[5000], synced[5499], synced[5500]), (1, 0, 0, 2));
+        write(&file, 0, &[3; 512]).unwrap();
+        disk.crash(Crash::Process);
+        assert_eq!(disk.contents("f").unwrap()[..513], [[3; 512].as_slice(), &[1]].concat());
+        let left = (0..16).map(|seed| {
+            let disk = disk.copy(seed);
+            let file = disk.open("f").unwrap();
+            write(&file, 512, &[4; 512]).unwrap();
+            disk.fail_sync_after(0);
+            assert!(file.sync_data().is_err());
+            // The page counts as clean: a later sync of the same chunk does not bring it to the disk.
+            write(&file, 1024, &[5; 512]).unwrap();
+            file.sync_data().unwrap();
+            disk.crash(Crash::Power);
+            let left = disk.contents("f").unwrap();
+            assert_eq!((left[0], left[1024], left[1536]), (3, 5, 1));
+            assert_eq!(left[4096..], synced[4096..]);
+            left[512]
+        });
+        assert_eq!(left.collect::<BTreeSet<u8>>(), BTreeSet::from([1, 4]));
+    }
+
+    #[test]
     fn a_full_disk_refuses_what_is_not_reserved() {
         let disk = FaultyDisk::new(1);
         disk.set_capacity(Some(16 << 10));
@@ -500,6 +538,9 @@ mod tests {
         assert_eq!(write(&file, 8 << 10, &[1; 12 << 10]).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(disk.free_bytes().unwrap(), 8 << 10);
         disk.set_capacity(None);
+        disk.fill_up_to(Some(8 << 10));
+        assert!(write(&file, 8 << 10, &[1; 12 << 10]).is_err());
+        disk.fill_up_to(None);
         write(&file, 8 << 10, &[1; 12 << 10]).unwrap();
     }
 
