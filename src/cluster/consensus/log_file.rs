@@ -20,6 +20,8 @@ use std::time::Duration;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cluster::consensus::runtime;
+
 /// The version of the file's layout.
 const FORMAT: u32 = 1;
 const FORMATS: TableDefinition<&str, u32> = TableDefinition::new("format");
@@ -200,7 +202,7 @@ impl LogFile {
     async fn start(
         open: impl FnOnce() -> Result<Database, DatabaseError> + Send + 'static,
     ) -> Result<LogFile, LogError> {
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = runtime::spawn_blocking(move || {
             let mut database = open().map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => LogError::InUse,
                 other => LogError::Open(other),
@@ -213,7 +215,7 @@ impl LogFile {
         });
         let (database, found) = opened.await.map_err(|_| LogError::Closed)??;
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(write_loop(database, waiting));
+        runtime::spawn(write_loop(database, waiting));
         Ok(LogFile { requests, found: Arc::new(Mutex::new(found)) })
     }
 
@@ -305,7 +307,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
         let next = if held.lazy.is_empty() {
             requests.recv().await
         } else {
-            tokio::time::timeout(LINGER, requests.recv()).await.unwrap_or_else(|_| {
+            runtime::timeout(LINGER, requests.recv()).await.unwrap_or_else(|_| {
                 lingered = true;
                 None
             })
@@ -332,7 +334,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
         }
     }
     // Dropping it closes the file; should that panic, the file is closed all the same.
-    let _ = tokio::task::spawn_blocking(move || drop(database)).await;
+    let _ = runtime::spawn_blocking(move || drop(database)).await;
     if let Some(sender) = held.closing {
         let _ = sender.send(());
     }
@@ -342,7 +344,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
 async fn commit_batch(database: &Arc<Database>, batch: Batch) -> Result<(), ()> {
     let Batch { changes, waiting } = batch;
     let database = Arc::clone(database);
-    let committed = tokio::task::spawn_blocking(move || commit(&database, &changes)).await;
+    let committed = runtime::spawn_blocking(move || commit(&database, &changes)).await;
     let result = match committed {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
+use crate::cluster::consensus::runtime;
 use crate::cluster::state::command::Outcome;
 use crate::cluster::state::refusal::Refusal;
 
@@ -110,7 +111,7 @@ struct Open {
 
 impl Tickets {
     pub fn new(node: NodeId) -> Self {
-        Self { node, session: rand::random(), open: Mutex::default() }
+        Self { node, session: runtime::random(), open: Mutex::default() }
     }
 
     /// A new number, open until it is dropped.

@@ -8,6 +8,7 @@ use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, Vote, lea
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
+use crate::cluster::consensus::runtime::RaftRuntime;
 use crate::cluster::consensus::session::Ticket;
 use crate::cluster::state::command::{Command, Outcome};
 use crate::cluster::state::refusal::Refusal;
@@ -28,8 +29,6 @@ pub(super) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, NodeId, ()>;
 pub(super) type Snapshot = openraft::Snapshot<LeaderId, NodeId, (), bytes::Bytes>;
 pub(super) type Metrics = openraft::RaftMetrics<Types>;
 
-// openraft marks its own default runtime as deprecated in favour of the same type in a crate that it depends on.
-#[allow(deprecated)]
 impl openraft::RaftTypeConfig for Types {
     type D = Proposal;
     type R = Reply;
@@ -40,7 +39,7 @@ impl openraft::RaftTypeConfig for Types {
     type Vote = RaftVote;
     type Payload = Payload;
     type Entry = Entry;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = RaftRuntime;
     type Responder<T>
         = OneshotResponder<Self, T>
     where
