@@ -21,6 +21,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBack
 use tokio::sync::{mpsc, oneshot};
 
 use crate::cluster::consensus::runtime;
+use crate::store::disk::{Disk, RealDisk};
 
 /// The version of the file's layout.
 const FORMAT: u32 = 1;
@@ -184,6 +185,7 @@ impl LogFile {
     /// Opens or creates the file, and reads and checks all of it.
     pub async fn open(path: PathBuf) -> Result<LogFile, LogError> {
         Self::start(move || {
+            forget_cache(&path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
             let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path)?;
             // A new file is not there after a power loss unless its folder is synced too.
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -257,6 +259,18 @@ impl LogFile {
             // An error means that the task has ended, which is as good.
             let _ = receiver.await;
         }
+    }
+}
+
+/// What an earlier process could not sync may be in the page cache and nowhere else, and no later sync writes it. What is
+/// read must be what the disk has, or a vote or an entry that counts as durable goes with the next loss of power.
+fn forget_cache(path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+    match RealDisk::new(folder).open(name) {
+        Ok(file) => file.sync_and_forget(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
