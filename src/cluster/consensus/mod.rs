@@ -40,6 +40,8 @@ mod status;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod told;
 mod types;
 mod wire;
 
