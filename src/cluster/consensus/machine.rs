@@ -12,6 +12,7 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{Mutex, watch};
 
+use crate::base::mutant::{self, Mutant};
 use crate::cluster::consensus::log_file::{Change, Damage, Fact, Found, GroupNumber, LogError, LogFile};
 #[cfg(test)]
 use crate::cluster::consensus::runtime::simulated::{self, Overheard};
@@ -158,7 +159,9 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let image = Image::decode(&snapshot).map_err(io::Error::other)?;
-        self.snapshots.keep(&image.meta, &snapshot).await?;
+        if !mutant::on(Mutant::GroupSnapshotForgotten) {
+            self.snapshots.keep(&image.meta, &snapshot).await?;
+        }
         self.adopt(image);
         Ok(())
     }

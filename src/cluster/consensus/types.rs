@@ -8,6 +8,7 @@ use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, Vote, lea
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
+use crate::base::mutant::{self, Mutant};
 use crate::cluster::consensus::runtime::RaftRuntime;
 use crate::cluster::consensus::session::Ticket;
 use crate::cluster::state::command::{Command, Outcome};
@@ -124,7 +125,7 @@ impl Tuning {
             max_in_snapshot_log_to_keep: self.log_kept,
             replication_lag_threshold: self.snapshot_every + self.log_kept,
             enable_pre_vote: Some(true),
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(mutant::on(Mutant::GroupLeaderRestored)),
             quorum_loss_probe_interval: Some(2 * ms(self.election_max)),
             backoff: "100ms 200ms ...1s".to_owned(),
             api_channel_size: Some(CHANNEL_MESSAGES_MAX),
