@@ -226,6 +226,33 @@ fn clocks(path: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// The cluster group has its clock, timers, tasks and chance from one module, so that a simulation can be all of them.
+fn surroundings(path: &str, text: &str) -> Vec<String> {
+    let is_in = |folder: &str| path.starts_with(&format!("src/cluster/consensus/{folder}"));
+    if !is_in("") || is_in("runtime/") || is_in("tests/") {
+        return Vec::new();
+    }
+    let names =
+        ["tokio::time", "tokio::spawn", "tokio::task", "tokio::runtime", "rand::", "Instant::now", "std::thread"];
+    let lines: Vec<_> = code(text).collect();
+    let named = lines.iter().filter(|(_, line)| names.iter().any(|name| line.contains(name)));
+    // Without it, chance decides which branch is looked at first.
+    let unfair = lines.windows(2).filter(|two| two[0].1.contains("select!") && two[1].1 != "biased;");
+    let named = named.map(|(number, _)| format!("{path}:{number}: take it from consensus/runtime"));
+    named.chain(unfair.map(|two| format!("{path}:{}: begin it with biased;", two[0].0))).collect()
+}
+
+#[test]
+fn the_cluster_group_has_its_surroundings_from_one_place() {
+    enforce(surroundings);
+    let group = "src/cluster/consensus/group.rs";
+    for text in ["tokio::spawn(work);", "let id = rand::random();", "tokio::select! {\n    a = b => (),"] {
+        assert!(!surroundings(group, text).is_empty(), "{text}");
+        assert!(surroundings("src/cluster/consensus/runtime/product.rs", text).is_empty(), "{text}");
+    }
+    assert!(surroundings(group, "tokio::select! {\n    biased;\n    a = b => (),").is_empty());
+}
+
 #[test]
 fn time_is_passed_in() {
     enforce(clocks);

@@ -54,6 +54,14 @@ pub enum Mutant {
     RestoredVotes,
     CheckpointCoversUnsynced,
     CleaningDropsSnapshotVersion,
+    // The cluster group.
+    GroupVoteNotSynced,
+    GroupEntriesNotSynced,
+    GroupProposalRepeated,
+    GroupReadsLocalState,
+    GroupReadUnconfirmed,
+    GroupLeaderRestored,
+    GroupSnapshotForgotten,
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! - [`register`] judges what clients were answered, and knows nothing of how it came about. [`ledger`] overhears every
 //!   message and judges each choice of a history, and each silo's blocks, byte for byte.
 //! - [`mutants`] proves the teeth: deliberate bugs, each found within a stated number of seeds.
+//! - [`group`] is the cluster group, in a simulation of its own.
 //! - [`golden`] plays scripts: the schedules in which a wrong variant of the protocol would lose or resurrect writes.
 //!
 //! A failure prints its seed, the command that replays it, and the last events. `INFINIT_SEED=n` runs one seed alone,
@@ -23,6 +24,7 @@ mod dice;
 mod disks;
 mod faults;
 mod golden;
+mod group;
 mod ledger;
 mod mutants;
 mod network;
@@ -131,15 +133,20 @@ fn the_same_seed_gives_the_same_events() {
 /// Addresses, hash seeds, the time of day and the environment differ between processes; the events do not.
 #[test]
 fn another_process_sees_the_same_events() {
+    digests_of_two_processes(module_path!(), [14, 26535], |seed| run(seed, false).digest);
+}
+
+/// The body of the test `another_process_sees_the_same_events` in a module, which runs itself in other processes.
+fn digests_of_two_processes(module: &str, seeds: [u64; 2], digest: impl Fn(u64) -> (u64, u64)) {
     let told = |seed, digest: (u64, u64)| format!("digest of seed {seed}: {digest:?}");
     if let Some(seed) = number("INFINIT_DIGEST") {
-        println!("{}", told(seed, run(seed, false).digest));
+        println!("{}", told(seed, digest(seed)));
         return;
     }
-    let (_, path) = module_path!().split_once("::").unwrap();
+    let (_, path) = module.split_once("::").unwrap();
     let test = format!("{path}::another_process_sees_the_same_events");
-    for seed in [14, 26535] {
-        let here = told(seed, run(seed, false).digest);
+    for seed in seeds {
+        let here = told(seed, digest(seed));
         for other in ["1", "2"] {
             let mut process = Command::new(std::env::current_exe().unwrap());
             process.args(["--exact", &test, "--nocapture"]).env("INFINIT_DIGEST", seed.to_string());

@@ -13,15 +13,15 @@ use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::Linearizer;
 use openraft::{LinearizerOption, Raft};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
 
 use crate::base::id::NodeId;
+use crate::base::mutant::{self, Mutant};
 use crate::cluster::consensus::log_file::{LogError, LogFile};
 use crate::cluster::consensus::log_store::LogStore;
 use crate::cluster::consensus::machine::Machine;
 use crate::cluster::consensus::membership;
 use crate::cluster::consensus::network::Peers;
+use crate::cluster::consensus::runtime::{self, Instant, JoinHandle, timeout, timeout_at};
 use crate::cluster::consensus::session::Tickets;
 use crate::cluster::consensus::status::{self, GroupStatus};
 use crate::cluster::consensus::stored::Image;
@@ -62,7 +62,7 @@ struct Inner {
     introduced: Vec<NodeId>,
     arriving: Mutex<Option<Arriving>>,
     tuning: Tuning,
-    tasks: [AbortHandle; 2],
+    tasks: [JoinHandle<()>; 2],
     /// The log file, if it is the group's own.
     file: Option<LogFile>,
 }
@@ -81,10 +81,11 @@ impl Drop for Inner {
             task.abort();
         }
         // openraft's tasks hold one another and do not end by themselves.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let raft = self.raft.clone();
-            runtime.spawn(async move { raft.shutdown().await });
-        }
+        let raft = self.raft.clone();
+        runtime::spawn_if_running(async move {
+            // It has stopped already, or its tasks ended with the process.
+            let _ = raft.shutdown().await;
+        });
     }
 }
 
@@ -129,8 +130,8 @@ impl Group {
             stale: tuning.stale(),
         };
         let tasks = [
-            tokio::spawn(status::keep(sources, status_sender)).abort_handle(),
-            tokio::spawn(membership::keep(raft.clone(), state.clone(), tuning.stale())).abort_handle(),
+            runtime::spawn(status::keep(sources, status_sender)),
+            runtime::spawn(membership::keep(raft.clone(), state.clone(), tuning.stale())),
         ];
         let inner = Inner {
             peers,
@@ -166,7 +167,7 @@ impl Group {
     /// Proposes a command, on whatever member. Tried again until it is answered or `limit` is out, and carried out at
     /// most once however often it is sent. Returns once the local state has it, or when `limit` is out after the answer.
     pub async fn propose(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
-        let deadline = Instant::now() + limit;
+        let deadline = runtime::now() + limit;
         // Its encoded length needs no buffer.
         let fits = postcard::experimental::serialized_size(&command).is_ok_and(|len| len <= PROPOSAL_BYTES_MAX);
         if !fits {
@@ -192,7 +193,10 @@ impl Group {
 
     /// A state that includes everything that was answered anywhere before this call.
     pub async fn current(&self, limit: Duration) -> Result<Arc<ClusterState>, ProposeError> {
-        let deadline = Instant::now() + limit;
+        let deadline = runtime::now() + limit;
+        if mutant::on(Mutant::GroupReadsLocalState) {
+            return Ok(self.inner.state.borrow().clone());
+        }
         let index = self.ask_leader(deadline, |leader| self.read_index_at(leader)).await?;
         timeout_at(deadline, self.applied(index)).await.map_err(|_| self.late())??;
         Ok(self.inner.state.borrow().clone())
@@ -236,7 +240,7 @@ impl Group {
                 }
             }
         };
-        if tokio::time::timeout(HAND_OVER_LIMIT, handed_over).await.is_err() {
+        if timeout(HAND_OVER_LIMIT, handed_over).await.is_err() {
             tracing::debug!(heir = %heir.short(), "the leadership was not taken over in time");
         }
     }
@@ -275,7 +279,7 @@ impl Group {
                 Ok(response) => {
                     use openraft::raft::AppendEntriesResponse::HigherVote;
                     if quorum && !matches!(response, HigherVote(_)) {
-                        self.inner.heard.send_replace(Some(Instant::now()));
+                        self.inner.heard.send_replace(Some(runtime::now()));
                     }
                     Answer::Append(response)
                 }
@@ -308,7 +312,7 @@ impl Group {
         work: impl Future<Output = Result<T, Miss>>,
         answer: impl FnOnce(T) -> Answer,
     ) -> Answer {
-        match tokio::time::timeout(SERVE_LIMIT, work).await {
+        match timeout(SERVE_LIMIT, work).await {
             Ok(Ok(done)) => answer(done),
             Ok(Err(Miss::Leader(leader))) => Answer::NotLeader(Some(leader)),
             Ok(Err(Miss::Unknown)) => Answer::NotLeader(None),
@@ -354,7 +358,7 @@ impl Group {
         }
         let snapshot = Snapshot { meta: image.meta, snapshot: whole.into() };
         let installed = self.inner.raft.install_full_snapshot(part.vote, snapshot);
-        match tokio::time::timeout(SNAPSHOT_LIMIT, installed).await {
+        match timeout(SNAPSHOT_LIMIT, installed).await {
             Ok(Ok(response)) => Answer::Snapshot(Some(response)),
             Ok(Err(_)) | Err(_) => Answer::Failed(Failure::Stopped),
         }
@@ -373,7 +377,7 @@ impl Group {
             round += 1;
             let before = status.borrow_and_update().leader;
             if let Some(leader) = asked {
-                let until = deadline.min(Instant::now() + self.try_limit());
+                let until = deadline.min(runtime::now() + self.try_limit());
                 match timeout_at(until, ask(leader)).await {
                     Ok(Ok(answer)) => return Ok(answer),
                     Ok(Err(Miss::Stopped)) => return Err(ProposeError::Stopped),
@@ -381,13 +385,13 @@ impl Group {
                     Ok(Err(Miss::Leader(_) | Miss::Unknown)) | Err(_) => (),
                 }
             }
-            if Instant::now() >= deadline {
+            if runtime::now() >= deadline {
                 return Err(self.late());
             }
             // A hint may be followed at once, but not two that name each other.
             if hint.is_none() || round % 4 == 0 {
                 let changed = status.wait_for(|now| now.leader != before || now.stopped.is_some());
-                let until = deadline.min(Instant::now() + RETRY_AFTER);
+                let until = deadline.min(runtime::now() + RETRY_AFTER);
                 let _ = timeout_at(until, changed).await;
             }
         }
@@ -449,6 +453,9 @@ impl Group {
 
     /// Confirms the leadership with a majority, by a round of heartbeats sent after this call.
     async fn read_index_here(&self) -> Result<u64, Miss> {
+        if mutant::on(Mutant::GroupReadUnconfirmed) && self.leader() == Some(self.inner.peers.node) {
+            return Ok(*self.inner.applied.borrow());
+        }
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(self.try_limit());
         match self.inner.raft.get_read_linearizer(option).await {
             Ok(linearizer) => Ok(entries_to_read(&linearizer)),

@@ -20,6 +20,9 @@ use std::time::Duration;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cluster::consensus::runtime;
+use crate::store::disk::{Disk, RealDisk};
+
 /// The version of the file's layout.
 const FORMAT: u32 = 1;
 const FORMATS: TableDefinition<&str, u32> = TableDefinition::new("format");
@@ -182,6 +185,7 @@ impl LogFile {
     /// Opens or creates the file, and reads and checks all of it.
     pub async fn open(path: PathBuf) -> Result<LogFile, LogError> {
         Self::start(move || {
+            forget_cache(&path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
             let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path)?;
             // A new file is not there after a power loss unless its folder is synced too.
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -200,7 +204,7 @@ impl LogFile {
     async fn start(
         open: impl FnOnce() -> Result<Database, DatabaseError> + Send + 'static,
     ) -> Result<LogFile, LogError> {
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = runtime::spawn_blocking(move || {
             let mut database = open().map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => LogError::InUse,
                 other => LogError::Open(other),
@@ -213,7 +217,7 @@ impl LogFile {
         });
         let (database, found) = opened.await.map_err(|_| LogError::Closed)??;
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(write_loop(database, waiting));
+        runtime::spawn(write_loop(database, waiting));
         Ok(LogFile { requests, found: Arc::new(Mutex::new(found)) })
     }
 
@@ -255,6 +259,18 @@ impl LogFile {
             // An error means that the task has ended, which is as good.
             let _ = receiver.await;
         }
+    }
+}
+
+/// What an earlier process could not sync may be in the page cache and nowhere else, and no later sync writes it. What is
+/// read must be what the disk has, or a vote or an entry that counts as durable goes with the next loss of power.
+fn forget_cache(path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+    match RealDisk::new(folder).open(name) {
+        Ok(file) => file.sync_and_forget(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -305,7 +321,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
         let next = if held.lazy.is_empty() {
             requests.recv().await
         } else {
-            tokio::time::timeout(LINGER, requests.recv()).await.unwrap_or_else(|_| {
+            runtime::timeout(LINGER, requests.recv()).await.unwrap_or_else(|_| {
                 lingered = true;
                 None
             })
@@ -332,7 +348,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
         }
     }
     // Dropping it closes the file; should that panic, the file is closed all the same.
-    let _ = tokio::task::spawn_blocking(move || drop(database)).await;
+    let _ = runtime::spawn_blocking(move || drop(database)).await;
     if let Some(sender) = held.closing {
         let _ = sender.send(());
     }
@@ -342,7 +358,7 @@ async fn write_loop(database: Database, mut requests: mpsc::Receiver<Request>) {
 async fn commit_batch(database: &Arc<Database>, batch: Batch) -> Result<(), ()> {
     let Batch { changes, waiting } = batch;
     let database = Arc::clone(database);
-    let committed = tokio::task::spawn_blocking(move || commit(&database, &changes)).await;
+    let committed = runtime::spawn_blocking(move || commit(&database, &changes)).await;
     let result = match committed {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

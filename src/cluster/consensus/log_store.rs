@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 
+use crate::base::mutant::{self, Mutant};
 use crate::cluster::consensus::log_file::{Change, Damage, Fact, Found, GroupNumber, LogError, LogFile};
 use crate::cluster::consensus::stored;
 use crate::cluster::consensus::types::{Entry, LogId, RaftVote, Types};
@@ -95,6 +96,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &RaftVote) -> Result<(), io::Error> {
         let bytes = stored::encode_vote(vote);
+        if mutant::on(Mutant::GroupVoteNotSynced) {
+            self.log().vote = Some(*vote);
+            return self.file.write_lazily(self.group, Fact::Vote, bytes).await;
+        }
         self.file.write_and_wait(self.group, vec![Change::Fact { fact: Fact::Vote, bytes }]).await?;
         self.log().vote = Some(*vote);
         Ok(())
@@ -123,6 +128,11 @@ impl RaftLogStorage<Types> for LogStore {
             .map(|entry| Change::Entry { index: entry.log_id.index, bytes: stored::encode_entry(entry) })
             .collect();
         self.log().entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
+        if mutant::on(Mutant::GroupEntriesNotSynced) {
+            callback.io_completed(Ok(()));
+            self.file.write(self.group, changes, |_| ()).await;
+            return Ok(());
+        }
         self.file.write(self.group, changes, move |result| callback.io_completed(result)).await;
         Ok(())
     }

@@ -12,7 +12,10 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::{Mutex, watch};
 
+use crate::base::mutant::{self, Mutant};
 use crate::cluster::consensus::log_file::{Change, Damage, Fact, Found, GroupNumber, LogError, LogFile};
+#[cfg(test)]
+use crate::cluster::consensus::runtime::simulated::{self, Overheard};
 use crate::cluster::consensus::session::Sessions;
 use crate::cluster::consensus::stored::{BadBytes, Image};
 use crate::cluster::consensus::types::{
@@ -89,7 +92,10 @@ impl Machine {
             *state = Arc::clone(&self.cluster);
             changed
         });
-        self.published.applied.send_replace(self.applied.map_or(0, |applied| applied.index + 1));
+        let entries = self.applied.map_or(0, |applied| applied.index + 1);
+        self.published.applied.send_replace(entries);
+        #[cfg(test)]
+        simulated::overhear(|| Overheard::Published { entries, state: Arc::clone(&self.cluster) });
     }
 
     fn decide(&mut self, proposal: Proposal) -> Result<Outcome, Refusal> {
@@ -123,6 +129,11 @@ impl RaftStateMachine<Types> for Machine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
+            #[cfg(test)]
+            let command = match &entry.payload {
+                Payload::Normal(proposal) => Some(proposal.command.clone()),
+                Payload::Blank | Payload::Membership(_) => None,
+            };
             let reply = match entry.payload {
                 Payload::Blank => Reply::Nothing,
                 Payload::Normal(proposal) => Reply::Decided(self.decide(proposal)),
@@ -132,6 +143,8 @@ impl RaftStateMachine<Types> for Machine {
                 }
             };
             self.applied = Some(entry.log_id);
+            #[cfg(test)]
+            simulated::overhear(|| Overheard::applied(entry.log_id, command, &reply));
             if let Some(responder) = responder {
                 responder.send(reply);
             }
@@ -146,7 +159,9 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         let image = Image::decode(&snapshot).map_err(io::Error::other)?;
-        self.snapshots.keep(&image.meta, &snapshot).await?;
+        if !mutant::on(Mutant::GroupSnapshotForgotten) {
+            self.snapshots.keep(&image.meta, &snapshot).await?;
+        }
         self.adopt(image);
         Ok(())
     }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::base::id::NodeId;
 use crate::cluster::consensus::machine::Machine;
+use crate::cluster::consensus::runtime;
 use crate::cluster::consensus::types::{Metrics, Types};
 use crate::cluster::state::ClusterState;
 
@@ -145,14 +146,15 @@ pub(super) async fn keep(
                 Step::Forget(nodes) => ChangeMembers::RemoveNodes(nodes.clone()),
                 Step::Vote(nodes) => ChangeMembers::ReplaceAllVoters(nodes.clone()),
             };
-            match tokio::time::timeout(CHANGE_LIMIT, raft.change_membership(change, true)).await {
+            match runtime::timeout(CHANGE_LIMIT, raft.change_membership(change, true)).await {
                 Ok(Ok(_)) => continue,
                 Ok(Err(error)) => tracing::debug!(?step, %error, "the change is put off"),
                 Err(_) => tracing::debug!(?step, "the change takes long"),
             }
-            tokio::time::sleep(RETRY_AFTER).await;
+            runtime::sleep(RETRY_AFTER).await;
         }
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() { return },
             changed = state.changed() => if changed.is_err() { return },
         }

@@ -11,6 +11,7 @@
 //! From the bottom: [`log_file`](self) is one redb file a node with one group commit for all groups, `stored` the
 //! encodings in it, `log_store` and `machine` what openraft reads and writes, `session` what makes a repeated proposal
 //! harmless, `wire` and `network` the messages, `membership` who votes, `status` whether it works, `group` the whole.
+//! `runtime` is what all of them take from their surroundings: time, tasks and chance.
 //!
 //! This module opens one file and no socket: messages go through [`Rpc`], which the daemon implements.
 
@@ -33,11 +34,14 @@ mod log_store;
 mod machine;
 mod membership;
 mod network;
+pub(crate) mod runtime;
 mod session;
 mod status;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod told;
 mod types;
 mod wire;
 

@@ -21,6 +21,7 @@ use openraft::raft::{
 
 use crate::base::id::NodeId;
 use crate::cluster::consensus::log_file::GroupNumber;
+use crate::cluster::consensus::runtime;
 use crate::cluster::consensus::types::{RaftVote, Snapshot, Types};
 use crate::cluster::consensus::wire::{self, Answer, Failure, Request, SnapshotPart};
 use crate::cluster::consensus::{Rpc, RpcError};
@@ -46,7 +47,7 @@ impl Peers {
     /// Sends a request and waits for its answer.
     pub async fn ask(&self, to: NodeId, request: &Request, limit: Duration) -> Result<Answer, RpcError> {
         let message = wire::encode(self.group, request);
-        let answer = tokio::time::timeout(limit, self.rpc.call(to, message, limit)).await;
+        let answer = runtime::timeout(limit, self.rpc.call(to, message, limit)).await;
         let answer = answer.map_err(|_| RpcError::TimedOut)??;
         Ok(wire::decode(self.group, &answer).unwrap_or_else(Answer::Failed))
     }
@@ -158,7 +159,7 @@ impl RaftNetworkV2<Types> for Peer {
 
 impl Peer {
     async fn send_parts(&self, vote: RaftVote, whole: Bytes) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
-        let transfer = rand::random();
+        let transfer = runtime::random();
         let total = whole.len() as u64;
         let mut offset = 0;
         for bytes in whole.chunks(PART_BYTES) {

@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
+use crate::base::mutant::{self, Mutant};
+use crate::cluster::consensus::runtime;
 use crate::cluster::state::command::Outcome;
 use crate::cluster::state::refusal::Refusal;
 
@@ -57,6 +59,9 @@ impl Sessions {
         ticket: &Ticket,
         decide: impl FnOnce() -> Result<Outcome, Refusal>,
     ) -> Result<Outcome, Refusal> {
+        if mutant::on(Mutant::GroupProposalRepeated) {
+            return decide();
+        }
         let session = self.session(ticket);
         if ticket.number < session.settled {
             return Err(Refusal::Superseded);
@@ -110,7 +115,7 @@ struct Open {
 
 impl Tickets {
     pub fn new(node: NodeId) -> Self {
-        Self { node, session: rand::random(), open: Mutex::default() }
+        Self { node, session: runtime::random(), open: Mutex::default() }
     }
 
     /// A new number, open until it is dropped.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use crate::base::id::NodeId;
 use crate::cluster::consensus::machine::Machine;
+use crate::cluster::consensus::runtime::{self, Instant};
 use crate::cluster::consensus::types::{Metrics, Types};
 
 /// The group as this member sees it.
@@ -52,10 +52,10 @@ fn status(metrics: &Metrics, heard: Option<Instant>, applied: u64, stale: Durati
     // What counts for a majority is the newest membership, committed or not.
     let alone = metrics.membership_config.voter_ids().eq([metrics.id]);
     let sign =
-        if leads { metrics.last_quorum_acked.and_then(|at| Instant::now().checked_sub(at.elapsed())) } else { heard };
+        if leads { metrics.last_quorum_acked.and_then(|at| runtime::now().checked_sub(at.elapsed())) } else { heard };
     let until = sign.map(|at| at + stale);
     let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
-    let lately = until.is_some_and(|until| Instant::now() < until);
+    let lately = until.is_some_and(|until| runtime::now() < until);
     let has_quorum = stopped.is_none() && metrics.current_leader.is_some() && (lately || leads && alone);
     let status = GroupStatus {
         leader: metrics.current_leader.filter(|_| has_quorum),
@@ -89,11 +89,12 @@ pub(super) async fn keep(sources: Sources, published: watch::Sender<GroupStatus>
         });
         let expired = async {
             match until {
-                Some(until) => tokio::time::sleep_until(until).await,
+                Some(until) => runtime::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
+            biased;
             changed = metrics.changed() => if changed.is_err() { break },
             changed = applied.changed() => if changed.is_err() { break },
             // While there is a quorum each heartbeat only confirms it.

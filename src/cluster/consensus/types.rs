@@ -8,6 +8,8 @@ use openraft::impls::{BoxedErrorSource, InlineBatch, OneshotResponder, Vote, lea
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
+use crate::base::mutant::{self, Mutant};
+use crate::cluster::consensus::runtime::RaftRuntime;
 use crate::cluster::consensus::session::Ticket;
 use crate::cluster::state::command::{Command, Outcome};
 use crate::cluster::state::refusal::Refusal;
@@ -28,8 +30,6 @@ pub(super) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, NodeId, ()>;
 pub(super) type Snapshot = openraft::Snapshot<LeaderId, NodeId, (), bytes::Bytes>;
 pub(super) type Metrics = openraft::RaftMetrics<Types>;
 
-// openraft marks its own default runtime as deprecated in favour of the same type in a crate that it depends on.
-#[allow(deprecated)]
 impl openraft::RaftTypeConfig for Types {
     type D = Proposal;
     type R = Reply;
@@ -40,7 +40,7 @@ impl openraft::RaftTypeConfig for Types {
     type Vote = RaftVote;
     type Payload = Payload;
     type Entry = Entry;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = RaftRuntime;
     type Responder<T>
         = OneshotResponder<Self, T>
     where
@@ -125,7 +125,7 @@ impl Tuning {
             max_in_snapshot_log_to_keep: self.log_kept,
             replication_lag_threshold: self.snapshot_every + self.log_kept,
             enable_pre_vote: Some(true),
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(mutant::on(Mutant::GroupLeaderRestored)),
             quorum_loss_probe_interval: Some(2 * ms(self.election_max)),
             backoff: "100ms 200ms ...1s".to_owned(),
             api_channel_size: Some(CHANNEL_MESSAGES_MAX),

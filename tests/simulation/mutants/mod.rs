@@ -8,6 +8,7 @@
 //! A bug that is not found is a hole in the checks or in the faults, to be closed there.
 
 mod catching_up;
+mod group;
 mod reading;
 mod recovery;
 mod writing;
@@ -17,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use infinit::base::mutant::{Mutant, with};
 
 use super::temper::Temper;
-use super::{number, panic_text, run_with};
+use super::{group as cluster_group, number, panic_text, run_with};
 
 /// How a bug is looked for.
 #[derive(Clone, Copy)]
@@ -26,6 +27,8 @@ pub enum How {
     General,
     /// By schedules whose temper is changed after it was drawn; the text says how.
     Steered(&'static str, fn(&mut Temper)),
+    /// By the schedules of the cluster group, their temper changed after it was drawn; the text says how.
+    Group(&'static str, fn(&mut cluster_group::temper::Temper)),
     /// By one script, which must fail; the text names it. It counts as one seed.
     Script(&'static str, fn()),
 }
@@ -34,7 +37,7 @@ impl How {
     fn text(self) -> &'static str {
         match self {
             How::General => "any schedule",
-            How::Steered(text, _) | How::Script(text, _) => text,
+            How::Steered(text, _) | How::Group(text, _) | How::Script(text, _) => text,
         }
     }
 }
@@ -59,6 +62,17 @@ pub const fn steered(mutant: Mutant, text: &'static str, steer: fn(&mut Temper),
     Case { mutant, how: How::Steered(text, steer), first, seeds_max }
 }
 
+/// Found by schedules of the cluster group that are steered towards something.
+pub const fn grouped(
+    mutant: Mutant,
+    text: &'static str,
+    steer: fn(&mut cluster_group::temper::Temper),
+    first: u64,
+    seeds_max: u64,
+) -> Case {
+    Case { mutant, how: How::Group(text, steer), first, seeds_max }
+}
+
 /// Found by a script.
 pub const fn script(mutant: Mutant, text: &'static str, play: fn()) -> Case {
     Case { mutant, how: How::Script(text, play), first: 1, seeds_max: 1 }
@@ -69,6 +83,7 @@ fn failure(how: How, mutant: Option<Mutant>, seed: u64) -> Option<String> {
     with(mutant, || match how {
         How::General => run_with(seed, false, |_| {}).failure,
         How::Steered(_, steer) => run_with(seed, false, steer).failure,
+        How::Group(_, steer) => cluster_group::run_with(seed, false, steer).failure,
         How::Script(_, play) => catch_unwind(AssertUnwindSafe(play)).err().map(|panic| panic_text(panic.as_ref())),
     })
 }

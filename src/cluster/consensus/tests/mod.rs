@@ -1,8 +1,8 @@
 //! A cluster group in one process: a network that loses, delays, repeats and parts, and disks that survive their
 //! process or lose what was not synced.
 //!
-//! Time is real, because the tokio of the product is built without its test clock. The tests use a quicker tuning
-//! where the product's own timing is not what they are about.
+//! Time is real here, and so are tokio's threads: what the seeds of `tests/simulation/group` cannot show. The tests use a
+//! quicker tuning where the product's own timing is not what they are about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
