@@ -420,7 +420,7 @@ fn clear_slot(txn: &WriteTransaction, tally: &mut Tally, number: u32, most: usiz
         each_group(&table, number, 0..=u64::MAX, |place, value| {
             places.push(place);
             if definition.name() == BLOCKS.name() {
-                unpack(value)?.iter().for_each(|(_, version)| tally.loses(version));
+                unpack(value)?.iter().for_each(|(_, version)| tally.change(version, -1));
             }
             Ok(places.len() < left)
         })?;
