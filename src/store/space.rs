@@ -13,9 +13,9 @@
 //! Waiting as long as possible lets segments empty by themselves, which is what keeps the copying small; the margin
 //! makes it steady instead of sudden. The credit bounds what an idle silo copies for later.
 //!
-//! Appends that outrun cleaning are slowed down little by little: each owes a part of its bytes, from none to twice as
-//! many, as room that cleaning gains, whoever cleans; and once a step's worth is owed, whoever appends makes a step. So
-//! an append waits for a step or two, not for all that has come to be missing.
+//! Appends that outrun cleaning are slowed down little by little: each owes a part of its bytes, from none to some times
+//! as many, as room that cleaning gains, whoever cleans; and once a step's worth is owed, whoever appends makes a step.
+//! So an append waits for a step or two, not for all that has come to be missing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -28,8 +28,10 @@ use crate::store::error::{Operation, Result, StoreError};
 use crate::store::log::LogError;
 use crate::store::silo::Silo;
 
-/// Segments above the reserve at which nothing else counts: an append makes room until there are more.
+/// Segments above the reserve below which an append owes the most; before one that takes another segment nothing else
+/// counts than that there are more.
 const LAST_SEGMENTS: u64 = 2;
+const LAST_TIMES: u64 = 8;
 /// Segments above the reserve that cleaning keeps free, as far as there is anything to clean.
 const CRITICAL_SEGMENTS: u64 = 3;
 /// Free bytes that lie in segments in use may be no whole segment for anybody: three of them, each half used on average.
@@ -220,7 +222,8 @@ impl Silo {
             return Ok(());
         }
         self.space.owed_bytes.fetch_add(self.owed_for(bytes), Ordering::Relaxed);
-        let is_last = |silo: &Silo| silo.room_bytes() < silo.reserve_bytes() + LAST_SEGMENTS * silo.segment_bytes();
+        // Twice as many, for what a record takes beside its own bytes.
+        let is_last = |silo: &Silo| silo.is_low() && silo.log.open_bytes() < 2 * bytes;
         let mut merged = false;
         while self.space.owes_a_step() || is_last(self) {
             let cleaned = match self.clean_if(|silo| silo.space.owes_a_step() || is_last(silo)) {
@@ -247,6 +250,9 @@ impl Silo {
 
     /// The room that an append of so many bytes owes.
     fn owed_for(&self, bytes: u64) -> u64 {
+        if self.is_low() {
+            return bytes * LAST_TIMES;
+        }
         let reach = LENDING_SEGMENTS * self.segment_bytes();
         let above =
             self.all_free_bytes().saturating_sub(self.reserve_bytes() + LENDING_SEGMENTS_FROM * self.segment_bytes());
@@ -328,6 +334,11 @@ impl Silo {
     fn has_index_room(&self) -> bool {
         let growth = growth_bytes(self.index.size());
         self.ballast.bytes() >= growth || self.disk.free_bytes().is_ok_and(|free| free >= growth + self.segment_bytes())
+    }
+
+    /// Whether the next segment or two are the last for new writes.
+    fn is_low(&self) -> bool {
+        self.room_bytes() < self.reserve_bytes() + LAST_SEGMENTS * self.segment_bytes()
     }
 
     /// Whether new writes are refused for want of room.
