@@ -36,7 +36,7 @@ impl Silo {
         if self.checkpoint_overdue() {
             self.checkpoint()?;
         }
-        self.make_room()?;
+        self.make_room(records.iter().map(|record| record.len() as u64).sum())?;
         let slots = self.slots_of(records)?;
         let _gates = lock_gates(slots.values())?;
         let places = self.write(records, caching)?;

@@ -134,8 +134,23 @@ impl Silo {
         if !on(Mutant::CheckpointCoversUnsynced) {
             self.sync_log()?;
         }
-        while self.merge_batch(&mut progress)? {}
+        while self.merge_batch(&mut progress)? {
+            self.clean_between()?;
+        }
         self.finish_checkpoint(end, &progress, clean)
+    }
+
+    /// A step of cleaning between two batches, where it cannot wait for the end of the checkpoint: whoever appends would
+    /// have to make it.
+    fn clean_between(&self) -> Result<()> {
+        if !self.is_short() {
+            return Ok(());
+        }
+        match self.clean() {
+            // No reason to end the checkpoint, which may make room itself.
+            Ok(_) | Err(StoreError::NoSpace | StoreError::Io { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn batch_groups(&self) -> usize {
@@ -405,7 +420,7 @@ fn clear_slot(txn: &WriteTransaction, tally: &mut Tally, number: u32, most: usiz
         each_group(&table, number, 0..=u64::MAX, |place, value| {
             places.push(place);
             if definition.name() == BLOCKS.name() {
-                unpack(value)?.iter().for_each(|(_, version)| tally.loses(version));
+                unpack(value)?.iter().for_each(|(_, version)| tally.change(version, -1));
             }
             Ok(places.len() < left)
         })?;

@@ -1,4 +1,4 @@
-//! Cleaning: segments that nothing refers to are removed; of the emptiest others what is left is copied forward.
+//! Cleaning: segments that nothing refers to are removed; of those others that are worth it what is left is copied forward.
 //!
 //! A step reads on in one segment, copies what the index refers to there to the cold end of the log ([`crate::store::cold`]),
 //! makes the copies durable, and then lets the index point to them, in one transaction that changes a place only where
@@ -36,19 +36,23 @@ use crate::store::slots::{Slot, placed_versions};
 use crate::store::staging::Staging;
 use crate::store::version::{Place, Version};
 
-/// Blocks that one step copies at the most: 4 MiB, one transaction of some ten milliseconds.
-const STEP_BLOCKS: usize = 1024;
+/// Blocks that one step copies at the most: 2 MiB, one transaction of some ten milliseconds. Appends may wait for it.
+const STEP_BLOCKS: usize = 512;
 /// Bytes of a segment read at once; longer than any entry of a write.
 const READ_BYTES: usize = 1 << 20;
 /// Bytes that one step reads at the most, however little it finds.
 const STEP_READ_BYTES: u32 = 16 << 20;
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// Benefits are compared as whole numbers of so many binary places.
+const BENEFIT_BITS: u32 = 16;
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleaned {
     /// Bytes of blocks copied forward.
     pub moved_bytes: u64,
+    /// Room gained: what was read of a segment that is being emptied, less the copies.
+    pub gained_bytes: u64,
     /// Segments removed.
     pub removed: u64,
     /// Whether another step would find something to do now.
@@ -103,16 +107,28 @@ impl Silo {
     /// Does nothing where there is no need yet; call again while [`Cleaned::more`], at the pace that
     /// [`Silo::urgency`] asks for.
     pub fn clean(&self) -> Result<Cleaned> {
+        self.clean_if(|_| true)
+    }
+
+    /// The same, if there is a need still once nobody else cleans.
+    pub(crate) fn clean_if(&self, is_needed: impl Fn(&Silo) -> bool) -> Result<Cleaned> {
         self.check_fault()?;
         let mut cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut cleaned = Cleaned { removed: self.remove_dead()?, ..Cleaned::default() };
+        if !is_needed(self) {
+            return Ok(Cleaned { more: true, ..Cleaned::default() });
+        }
+        let removed = self.remove_dead()?;
+        let mut cleaned = Cleaned { removed, gained_bytes: removed * self.segment_bytes(), ..Cleaned::default() };
         self.prepare_reserve()?;
         if self.choose(&mut cleaning) {
-            cleaned.moved_bytes = self.empty_some(&mut cleaning)?;
+            let (moved, emptied) = self.empty_some(&mut cleaning)?;
+            cleaned.moved_bytes = moved;
+            cleaned.gained_bytes += emptied.saturating_sub(moved);
             cleaned.removed += self.remove_dead()?;
             cleaned.more = self.choose(&mut cleaning);
         }
         self.space.cleaned(&cleaned);
+        self.space.emptied(cleaning.victim.map_or(0, |(_, offset)| offset));
         Ok(cleaned)
     }
 
@@ -167,22 +183,32 @@ impl Silo {
     fn choose(&self, cleaning: &mut Cleaning) -> bool {
         let candidates = self.cleanable();
         if cleaning.victim.is_some_and(|(victim, _)| candidates.iter().any(|(number, _)| *number == victim)) {
-            return self.is_worth(0);
+            return true;
         }
         cleaning.victim = None;
         cleaning.kept.retain(|number, held| candidates.contains(&(*number, *held)));
-        let emptiest = candidates
+        let fullest = self.fullest_blocks();
+        let newest = self.log.next_number();
+        let best = candidates
             .into_iter()
-            .filter(|(number, _)| !cleaning.kept.contains_key(number))
-            .min_by_key(|(_, blocks)| *blocks)
-            .filter(|(_, blocks)| self.is_worth(*blocks));
-        cleaning.victim = emptiest.map(|(number, _)| (number, SEGMENT_HEADER_BYTES));
+            .filter(|(number, blocks)| *blocks <= fullest && !cleaning.kept.contains_key(number))
+            .max_by_key(|(number, blocks)| self.benefit(*number, *blocks, newest));
+        cleaning.victim = best.map(|(number, _)| (number, SEGMENT_HEADER_BYTES));
         cleaning.victim.is_some()
     }
 
-    /// Copies some of what is left in the chosen segment; returns how many bytes.
-    fn empty_some(&self, cleaning: &mut Cleaning) -> Result<u64> {
-        let Some((victim, offset)) = cleaning.victim else { return Ok(0) };
+    /// What cleaning a segment is worth: the room that it gives, for as long as that is likely to stay, for what is read
+    /// and written to get it (Rosenblum and Ousterhout, 1992, "cost-benefit"). What is young empties by itself if it is
+    /// left alone; what is old and half empty will be so for long.
+    fn benefit(&self, number: u32, blocks: u32, newest: u32) -> u64 {
+        let (all, live) = (self.log.bytes_of(number) / BLOCK_BYTES, u64::from(blocks));
+        let age = u64::from(newest.saturating_sub(number)).max(1);
+        (all.saturating_sub(live) * age << BENEFIT_BITS) / (all + live).max(1)
+    }
+
+    /// Copies some of what is left in the chosen segment; returns how many bytes, and how many were read through.
+    fn empty_some(&self, cleaning: &mut Cleaning) -> Result<(u64, u64)> {
+        let Some((victim, offset)) = cleaning.victim else { return Ok((0, 0)) };
         let mut harvest = Harvest::default();
         let next = match self.harvest(victim, offset, &mut harvest) {
             // One unreadable sector leaves the segment as it is; what can be read of it is read by whoever needs it.
@@ -200,8 +226,10 @@ impl Silo {
         let left = self.usage.of(victim);
         if next.is_none() && left > 0 {
             cleaning.kept.insert(victim, left);
+            return Ok((bytes, 0));
         }
-        Ok(bytes)
+        let end = next.map_or(self.log.bytes_of(victim), u64::from);
+        Ok((bytes, end - u64::from(offset)))
     }
 
     /// Reads on in a segment until enough is gathered; where to go on, none at its end.

@@ -6,7 +6,8 @@
 //! the tail to replay stays short, and what has lived long lies with its like, so that segments of the stream empty
 //! faster than if the two were mixed.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::record::Record;
 use crate::store::disk::{Caching, DiskFile};
@@ -15,9 +16,17 @@ use crate::store::log::{Current, Log, LogError};
 use crate::store::position::Position;
 use crate::store::segment::{SEGMENT_HEADER_BYTES, entry_bytes};
 
-/// The end that copies are appended to.
+/// Where copies go, and what appends need to know of it, which must not wait for the copies that are being written.
 #[derive(Default)]
 pub(crate) struct Cold {
+    end: Mutex<ColdEnd>,
+    has_spare: AtomicBool,
+    room_bytes: AtomicU64,
+}
+
+/// The end that copies are appended to. One thread cleans at a time, and holds it while it writes.
+#[derive(Default)]
+struct ColdEnd {
     current: Option<Current>,
     /// A segment made ahead, so that cleaning can begin on a full disk.
     spare: Option<Current>,
@@ -30,28 +39,39 @@ impl Log {
     pub(crate) fn append_copies(&self, copies: &[Record], limit_bytes: u64) -> Result<Vec<Position>, LogError> {
         let mut cold = self.cold();
         let mut places = Vec::with_capacity(copies.len());
-        for copy in copies {
-            let bytes = entry_bytes(copy.len());
-            if cold.current.as_ref().is_none_or(|current| current.room() < bytes) {
-                let next = match cold.spare.take() {
-                    Some(spare) => spare,
-                    None => self.make_cold(limit_bytes)?,
-                };
-                if next.room() < bytes {
-                    return Err(LogError::TooLong);
-                }
-                cold.current = Some(next);
+        let mut rest = copies;
+        while !rest.is_empty() {
+            let fitting = self.fitting(cold.current.as_ref(), rest);
+            if fitting == 0 {
+                self.roll_cold(&mut cold, &rest[0], limit_bytes)?;
+                continue;
             }
-            let Cold { current: Some(current), unsynced, .. } = &mut *cold else { return Err(LogError::NoSpace) };
+            let (some, later) = rest.split_at(fitting);
+            let ColdEnd { current: Some(current), unsynced, .. } = &mut *cold else { return Err(LogError::NoSpace) };
             if unsynced.last().is_none_or(|last| !Arc::ptr_eq(last, &current.file)) {
                 unsynced.push(current.file.clone());
             }
             // Copies are no part of the log's order; they say nothing of how far it is durable.
-            let one = std::slice::from_ref(copy);
-            let written = self.write(current, one, Position(0), Caching::Keep, &(0..0), &mut places);
+            let written = self.write(current, some, Position(0), Caching::Keep, &(0..0), &mut places);
             written.map_err(|error| LogError::Failed(Operation::Write, error))?;
+            self.cold.room_bytes.store(u64::from(current.room()), Ordering::Relaxed);
+            rest = later;
         }
         Ok(places)
+    }
+
+    /// Goes on in the next segment, which must have room for this copy.
+    fn roll_cold(&self, cold: &mut ColdEnd, copy: &Record, limit_bytes: u64) -> Result<(), LogError> {
+        let next = match cold.spare.take() {
+            Some(spare) => spare,
+            None => self.make_cold(limit_bytes)?,
+        };
+        self.cold.has_spare.store(false, Ordering::Relaxed);
+        if next.room() < entry_bytes(copy.len()) {
+            return Err(LogError::TooLong);
+        }
+        cold.current = Some(next);
+        Ok(())
     }
 
     /// Makes all copies durable.
@@ -73,6 +93,7 @@ impl Log {
         match self.make_cold(limit_bytes) {
             Ok(spare) => {
                 cold.spare = Some(spare);
+                self.cold.has_spare.store(true, Ordering::Relaxed);
                 Ok(true)
             }
             Err(LogError::NoSpace) => Ok(false),
@@ -88,7 +109,12 @@ impl Log {
 
     /// Whether cleaning has a segment made ahead.
     pub(crate) fn has_cold_spare(&self) -> bool {
-        self.cold().spare.is_some()
+        self.cold.has_spare.load(Ordering::Relaxed)
+    }
+
+    /// Bytes left in the segment that copies are being appended to.
+    pub(crate) fn cold_room_bytes(&self) -> u64 {
+        self.cold.room_bytes.load(Ordering::Relaxed)
     }
 
     fn make_cold(&self, limit_bytes: u64) -> Result<Current, LogError> {
@@ -97,8 +123,8 @@ impl Log {
         Ok(Current { number, file, offset: SEGMENT_HEADER_BYTES, bytes: self.segment_bytes() })
     }
 
-    fn cold(&self) -> MutexGuard<'_, Cold> {
+    fn cold(&self) -> MutexGuard<'_, ColdEnd> {
         // As with the log's own end: a panic has ended the cleaning.
-        self.cold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cold.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

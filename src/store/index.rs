@@ -287,8 +287,7 @@ pub(crate) fn change_group(
     change(&mut content);
     let after = content.pack();
     if after != before {
-        held.versions().for_each(|version| tally.loses(version));
-        content.versions().for_each(|version| tally.gains(version));
+        held.compare(&content, |version, by| tally.change(version, by));
     }
     match after {
         _ if after == before => {}

@@ -184,34 +184,44 @@ pub(crate) type Entry = (u8, Version);
 
 /// Packs a group's versions, which must be in order of block, then of stamp.
 pub(crate) fn pack(entries: &[Entry]) -> Vec<u8> {
-    let mut runs: Vec<Vec<Entry>> = Vec::new();
-    for entry in entries {
+    // Of each run the first and the last entry, and of each entry the next one of its run: few allocations, many groups.
+    let mut runs: Vec<(usize, usize, u8)> = Vec::with_capacity(entries.len());
+    let mut next = vec![usize::MAX; entries.len()];
+    for (at, entry) in entries.iter().enumerate() {
         // A block's older versions interleave with its neighbours' newer ones: look back a few runs for one to extend.
-        let fitting = runs.iter_mut().rev().take(8).find(|run| run.last().is_some_and(|last| continues(last, entry)));
+        let fitting = runs.iter_mut().rev().take(8).find(|(_, last, _)| continues(&entries[*last], entry));
         match fitting {
-            Some(run) => run.push(*entry),
-            None => runs.push(vec![*entry]),
+            Some((_, last, more)) => {
+                next[*last] = at;
+                (*last, *more) = (at, *more + 1);
+            }
+            None => runs.push((at, at, 0)),
         }
     }
-    let mut bytes = vec![ROW_VERSION];
-    for run in &runs {
-        let (first, version) = run[0];
+    let mut bytes = Vec::with_capacity(1 + entries.len() * (RUN_HEAD_BYTES + 12));
+    bytes.push(ROW_VERSION);
+    for (at, _, more) in runs {
+        let (first, version) = entries[at];
         let kind = match version.place {
             Place::Data { .. } => 0,
             Place::Zero => 1,
             Place::Hole => 2u8,
         };
-        bytes.extend([first | kind << 6, (run.len() - 1) as u8]);
+        bytes.extend([first | kind << 6, more]);
         bytes.extend_from_slice(&version.stamp.epoch.0.to_le_bytes()[..6]);
         bytes.extend_from_slice(&version.stamp.seq.0.to_le_bytes());
         if let Place::Data { segment, offset, .. } = version.place {
             bytes.extend_from_slice(&segment.to_le_bytes());
             bytes.extend_from_slice(&offset.to_le_bytes());
         }
-        for (_, version) in run {
+        let mut of_run = Some(&entries[at]);
+        let mut at = at;
+        while let Some((_, version)) = of_run {
             if let Place::Data { crc, .. } = version.place {
                 bytes.extend_from_slice(&crc.to_le_bytes());
             }
+            at = next[at];
+            of_run = entries.get(at);
         }
     }
     bytes

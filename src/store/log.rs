@@ -51,7 +51,7 @@ pub(crate) struct Log {
     allocated_bytes: AtomicU64,
     /// Every segment on the disk with the bytes it takes.
     files: Mutex<BTreeMap<u32, u64>>,
-    pub(super) cold: Mutex<Cold>,
+    pub(super) cold: Cold,
     handles: Mutex<Handles>,
 }
 
@@ -132,7 +132,7 @@ impl Log {
             durable: AtomicU64::new(durable.0),
             allocated_bytes: AtomicU64::new(allocated),
             files: Mutex::new(files),
-            cold: Mutex::default(),
+            cold: Cold::default(),
             handles: Mutex::default(),
         })
     }
@@ -155,6 +155,16 @@ impl Log {
     /// Bytes of the segments made ahead.
     pub(crate) fn spare_bytes(&self) -> u64 {
         self.writer().spares.len() as u64 * u64::from(self.segment_bytes)
+    }
+
+    /// Bytes left in the segment that is being appended to.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        self.writer().current.as_ref().map_or(0, |current| u64::from(current.room()))
+    }
+
+    /// The number that the next segment gets.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.writer().next_number
     }
 
     /// The segments on the disk.
@@ -331,7 +341,7 @@ impl Log {
     }
 
     /// How many of these records fit in the current segment.
-    fn fitting(&self, current: Option<&Current>, records: &[Record]) -> usize {
+    pub(super) fn fitting(&self, current: Option<&Current>, records: &[Record]) -> usize {
         let Some(mut room) = current.map(Current::room) else { return 0 };
         let fits = |record: &&Record| {
             let bytes = entry_bytes(record.len());

@@ -44,11 +44,12 @@ pub struct SiloOptions {
 
 /// Long enough that making one is rare, short enough that cleaning one is quick.
 pub const SEGMENT_BYTES: u32 = 64 << 20;
-/// A silo of less than 16 GiB has smaller segments, down to this: it keeps some of them free.
+/// A silo of less than 32 GiB has smaller segments, down to this: it keeps some of them free.
 const SEGMENT_BYTES_MIN: u32 = 8 << 20;
+const SEGMENT_PARTS: u64 = 512;
 /// What lies past the checkpoint cannot be cleaned: on a small silo it must be little.
-const SMALL_PARTS: u64 = 64;
-const CHECKPOINT_LOG_BYTES_MIN: u64 = 32 << 20;
+const SMALL_PARTS: u64 = 128;
+const CHECKPOINT_LOG_BYTES_MIN: u64 = 16 << 20;
 /// The index of a busy 100 GiB has its inner pages and hottest leaves in this.
 pub const INDEX_CACHE_BYTES: usize = 64 << 20;
 /// Bounds the time to open after a crash: on two cores that had much else to do, reading so much back and writing it anew
@@ -63,7 +64,7 @@ const CHECKPOINT_OVERDUE: u64 = 4;
 const CHAIN_MAX: usize = 1024;
 
 fn segment_bytes_of(capacity_bytes: u64) -> u32 {
-    let parts = (capacity_bytes / 256).clamp(u64::from(SEGMENT_BYTES_MIN), u64::from(SEGMENT_BYTES));
+    let parts = (capacity_bytes / SEGMENT_PARTS).clamp(u64::from(SEGMENT_BYTES_MIN), u64::from(SEGMENT_BYTES));
     // At most SEGMENT_BYTES, which fits; whole mebibytes.
     (parts as u32) & !((1 << 20) - 1)
 }

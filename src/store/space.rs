@@ -3,15 +3,19 @@
 //! The capacity bounds segments, index and the index's room to grow together; the disk's own end bounds them as well,
 //! since other programs write there too. From the top:
 //!
-//! | free for new segments | what happens |
+//! | free, down to what is left of the segments in use | what happens |
 //! |---|---|
 //! | ample | only segments that are nearly empty are cleaned |
-//! | the margin or less | the emptiest are cleaned, the faster the less there is, against a credit earned by writes |
-//! | a few segments above the reserve | all that gains anything is cleaned; whoever appends lends a hand |
+//! | the margin or less | those worth it are cleaned, the faster the less there is, against a credit earned by writes |
+//! | a few segments above the reserve | without pause; whoever appends lends a hand, the more the less there is |
 //! | the reserve | new writes are refused; those that were promised, trims and cleaning go on |
 //!
 //! Waiting as long as possible lets segments empty by themselves, which is what keeps the copying small; the margin
 //! makes it steady instead of sudden. The credit bounds what an idle silo copies for later.
+//!
+//! Appends that outrun cleaning are slowed down little by little: each owes a part of its bytes, from none to some times
+//! as many, as room that cleaning gains, whoever cleans; and once a step's worth is owed, whoever appends makes a step.
+//! So an append waits for a step or two, not for all that has come to be missing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -24,19 +28,35 @@ use crate::store::error::{Operation, Result, StoreError};
 use crate::store::log::LogError;
 use crate::store::silo::Silo;
 
-/// Segments above the reserve at which cleaning works without pause.
+/// Segments above the reserve below which an append owes the most; before one that takes another segment nothing else
+/// counts than that there are more.
+const LAST_SEGMENTS: u64 = 2;
+const LAST_TIMES: u64 = 8;
+/// Segments above the reserve that cleaning keeps free, as far as there is anything to clean.
 const CRITICAL_SEGMENTS: u64 = 3;
+/// Free bytes that lie in segments in use may be no whole segment for anybody: three of them, each half used on average.
+/// So much above the reserve, all of it counted, an append owes room for twice its bytes; this many segments further up it
+/// owes nothing, and cleaning begins to pause.
+const LENDING_SEGMENTS_FROM: u64 = 4;
+const LENDING_SEGMENTS: u64 = 2;
+const LENDING_TIMES_MAX: u64 = 2;
+/// What may be owed before whoever appends cleans.
+const OWED_BYTES_MAX: u64 = 1 << 20;
 /// The margin above that in which it speeds up: so many segments, or this part of the capacity.
 const MARGIN_SEGMENTS: u64 = 4;
-const MARGIN_PART: u64 = 64;
+const MARGIN_PART: u64 = 128;
 /// With so many times the reserve at hand, nothing is made ahead for a full disk.
 const AMPLE_TIMES: u64 = 16;
-/// Bytes that may be copied for each byte appended, below the margin.
-const CREDIT_TIMES: u64 = 4;
+/// Bytes that may be copied for each byte appended, below the margin: what random writes need where 19 of 20 are in use.
+const CREDIT_TIMES: u64 = 20;
 /// The most credit, in segments.
 const CREDIT_SEGMENTS: u64 = 8;
 /// The fullest segment that is cleaned, in percent, while space is ample, below the margin, and when it is critical.
 const FULLEST_PERCENT: [u64; 3] = [10, 90, 95];
+
+/// A checkpoint for the sake of the room comes after this part of what makes one due, while writes are taken: each costs
+/// about as much as the cleaning of as many bytes.
+const SHORT_PARTS: u64 = 2;
 
 /// How often the room is looked at while it is ample, for each segment appended.
 const LOOKS_A_SEGMENT: u64 = 4;
@@ -51,8 +71,12 @@ pub(crate) struct Space {
     moved_bytes: AtomicU64,
     removed_segments: AtomicU64,
     credit_bytes: AtomicU64,
+    /// Room that appends owe.
+    owed_bytes: AtomicU64,
     /// Bytes that may be appended before the room is looked at again.
     ample_bytes: AtomicU64,
+    /// How far the segment that is being emptied was read.
+    emptied_bytes: AtomicU64,
     /// Something was trimmed since the last checkpoint began.
     pub(crate) trimmed: AtomicBool,
 }
@@ -104,13 +128,33 @@ impl Space {
         let _ = self.ample_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
     }
 
-    /// Takes note of a step of cleaning, which costs credit.
+    /// Takes note of a step of cleaning, which costs credit and pays what is owed.
     pub(crate) fn cleaned(&self, cleaned: &Cleaned) {
+        self.pay(cleaned.gained_bytes);
         self.moved_bytes.fetch_add(cleaned.moved_bytes, Ordering::Relaxed);
         self.removed_segments.fetch_add(cleaned.removed, Ordering::Relaxed);
         let cost = |credit: u64| Some(credit.saturating_sub(cleaned.moved_bytes));
         // As above.
         let _ = self.credit_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, cost);
+    }
+
+    /// Takes note of how far the segment that is being emptied was read, 0 if there is none.
+    pub(crate) fn emptied(&self, bytes: u32) {
+        self.emptied_bytes.store(u64::from(bytes), Ordering::Relaxed);
+    }
+
+    fn emptied_bytes(&self) -> u64 {
+        self.emptied_bytes.load(Ordering::Relaxed)
+    }
+
+    fn owes_a_step(&self) -> bool {
+        self.owed_bytes.load(Ordering::Relaxed) >= OWED_BYTES_MAX
+    }
+
+    fn pay(&self, bytes: u64) {
+        let pay = |owed: u64| Some(owed.saturating_sub(bytes));
+        // As above.
+        let _ = self.owed_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pay);
     }
 }
 
@@ -156,33 +200,33 @@ impl Silo {
 
     /// How hard cleaning should work, from 0 (there is no hurry) to 1 (without pause).
     pub fn urgency(&self) -> f64 {
-        let (room, critical, margin) = (self.room_bytes(), self.critical_bytes(), self.margin_bytes());
-        (1.0 - room.saturating_sub(critical) as f64 / margin as f64).clamp(0.0, 1.0)
+        (1.0 - self.above_lending_bytes() as f64 / self.margin_bytes() as f64).clamp(0.0, 1.0)
     }
 
-    /// Whether a segment with so many blocks in use is worth cleaning now.
-    pub(crate) fn is_worth(&self, blocks: u32) -> bool {
-        let percent = u64::from(blocks) * BLOCK_BYTES * 100 / self.segment_bytes();
-        match self.zone() {
-            Zone::Ample => percent <= FULLEST_PERCENT[0],
-            Zone::Margin => {
-                let credit = self.space.credit_bytes.load(Ordering::Relaxed) > 0;
-                percent <= FULLEST_PERCENT[if credit { 1 } else { 0 }]
-            }
-            Zone::Critical => percent <= FULLEST_PERCENT[2],
-        }
+    /// The most blocks in use in a segment that is worth cleaning now.
+    pub(crate) fn fullest_blocks(&self) -> u32 {
+        let has_credit = || self.space.credit_bytes.load(Ordering::Relaxed) > 0;
+        let percent = match self.zone() {
+            Zone::Ample => FULLEST_PERCENT[0],
+            Zone::Margin => FULLEST_PERCENT[if has_credit() { 1 } else { 0 }],
+            Zone::Critical => FULLEST_PERCENT[2],
+        };
+        // A segment has less than 2^32 bytes.
+        (self.segment_bytes() * percent / 100 / BLOCK_BYTES) as u32
     }
 
-    /// Whoever appends makes room itself where the background cannot keep up: before a write would have to be refused
-    /// while there is something to clean.
-    pub(crate) fn make_room(&self) -> Result<()> {
+    /// Whoever appends makes room itself where the background cannot keep up: a part of what it takes, and before a
+    /// write would have to be refused while there is something to clean, all of it.
+    pub(crate) fn make_room(&self, bytes: u64) -> Result<()> {
         if self.is_ample() {
             return Ok(());
         }
-        let enough = |silo: &Silo| silo.room_bytes() >= silo.critical_bytes() - silo.segment_bytes();
+        self.space.owed_bytes.fetch_add(self.owed_for(bytes), Ordering::Relaxed);
+        // Twice as many, for what a record takes beside its own bytes.
+        let is_last = |silo: &Silo| silo.is_low() && silo.log.open_bytes() < 2 * bytes;
         let mut merged = false;
-        while !enough(self) {
-            let cleaned = match self.clean() {
+        while self.space.owes_a_step() || is_last(self) {
+            let cleaned = match self.clean_if(|silo| silo.space.owes_a_step() || is_last(silo)) {
                 // What cannot be cleaned now is no reason to refuse the append.
                 Err(StoreError::NoSpace | StoreError::Io { .. }) => return Ok(()),
                 other => other?,
@@ -190,7 +234,9 @@ impl Silo {
             if cleaned.more || cleaned.removed > 0 {
                 continue;
             }
-            if merged || self.pending_bytes.load(Ordering::Relaxed) < self.segment_bytes() {
+            // There is nothing to gain for whoever owes it.
+            self.space.pay(u64::MAX);
+            if merged || !is_last(self) || self.pending_bytes.load(Ordering::Relaxed) < self.segment_bytes() {
                 return Ok(());
             }
             match self.checkpoint() {
@@ -202,10 +248,21 @@ impl Silo {
         Ok(())
     }
 
+    /// The room that an append of so many bytes owes.
+    fn owed_for(&self, bytes: u64) -> u64 {
+        if self.is_low() {
+            return bytes * LAST_TIMES;
+        }
+        let reach = LENDING_SEGMENTS * self.segment_bytes();
+        let above =
+            self.all_free_bytes().saturating_sub(self.reserve_bytes() + LENDING_SEGMENTS_FROM * self.segment_bytes());
+        bytes * LENDING_TIMES_MAX * reach.saturating_sub(above) / reach
+    }
+
     /// Makes ahead what must be there when the disk is full: room for the index to grow, a segment to clean into, and
     /// the reserve for what was promised. On an ample disk none of it is needed.
     pub(crate) fn prepare_reserve(&self) -> Result<()> {
-        let reserve = self.space.reserve_bytes.load(Ordering::Relaxed) + CRITICAL_SEGMENTS * self.segment_bytes();
+        let reserve = self.reserve_bytes() + CRITICAL_SEGMENTS * self.segment_bytes();
         let needed = reserve + growth_bytes(self.index.size());
         if self.room_bytes() - self.log.spare_bytes() >= AMPLE_TIMES * needed {
             return Ok(());
@@ -267,13 +324,26 @@ impl Silo {
     /// Whether a checkpoint would let go of space: something was trimmed, or, where every byte counts, written over.
     pub fn may_free(&self) -> bool {
         let pending = self.pending_versions.load(Ordering::Relaxed) > 0;
-        pending && (self.space.trimmed.load(Ordering::Relaxed) || self.is_short())
+        let (trimmed, merges) =
+            (self.space.trimmed.load(Ordering::Relaxed), self.pending_bytes.load(Ordering::Relaxed));
+        let is_short = || merges >= self.options.checkpoint_log_bytes / SHORT_PARTS && self.is_short();
+        pending && (trimmed || is_short() || self.is_full())
     }
 
     /// Whether the index can grow once more, come what may.
     fn has_index_room(&self) -> bool {
         let growth = growth_bytes(self.index.size());
         self.ballast.bytes() >= growth || self.disk.free_bytes().is_ok_and(|free| free >= growth + self.segment_bytes())
+    }
+
+    /// Whether the next segment or two are the last for new writes.
+    fn is_low(&self) -> bool {
+        self.room_bytes() < self.reserve_bytes() + LAST_SEGMENTS * self.segment_bytes()
+    }
+
+    /// Whether new writes are refused for want of room.
+    fn is_full(&self) -> bool {
+        self.room_bytes() < self.reserve_bytes() + self.segment_bytes()
     }
 
     /// Bytes for new segments: those made ahead, and what is left.
@@ -294,8 +364,20 @@ impl Silo {
         within.min(self.disk.free_bytes().unwrap_or(0))
     }
 
-    fn critical_bytes(&self) -> u64 {
-        self.space.reserve_bytes.load(Ordering::Relaxed) + CRITICAL_SEGMENTS * self.segment_bytes()
+    fn reserve_bytes(&self) -> u64 {
+        self.space.reserve_bytes.load(Ordering::Relaxed)
+    }
+
+    /// All that can still be written, down to what is left of the segments in use and what was gained of the one that is
+    /// being emptied: it shrinks and grows little by little, where the room does so by whole segments.
+    fn all_free_bytes(&self) -> u64 {
+        self.room_bytes() + self.log.open_bytes() + self.log.cold_room_bytes() + self.space.emptied_bytes()
+    }
+
+    /// How much of it lies above what makes an append lend a hand.
+    fn above_lending_bytes(&self) -> u64 {
+        let lending = (LENDING_SEGMENTS_FROM + LENDING_SEGMENTS) * self.segment_bytes();
+        self.all_free_bytes().saturating_sub(self.reserve_bytes() + lending)
     }
 
     fn margin_bytes(&self) -> u64 {
@@ -303,13 +385,10 @@ impl Silo {
     }
 
     fn zone(&self) -> Zone {
-        let (room, critical) = (self.room_bytes(), self.critical_bytes());
-        if room < critical {
-            Zone::Critical
-        } else if room < critical + self.margin_bytes() {
-            Zone::Margin
-        } else {
-            Zone::Ample
+        match self.above_lending_bytes() {
+            0 => Zone::Critical,
+            above if above < self.margin_bytes() => Zone::Margin,
+            _ => Zone::Ample,
         }
     }
 }

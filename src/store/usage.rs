@@ -29,15 +29,8 @@ impl Tally {
         if self.file.is_overdrawn() { Err(StoreError::NoSpace) } else { Ok(()) }
     }
 
-    pub(crate) fn gains(&mut self, version: &Version) {
-        self.change(version, 1);
-    }
-
-    pub(crate) fn loses(&mut self, version: &Version) {
-        self.change(version, -1);
-    }
-
-    fn change(&mut self, version: &Version, by: i64) {
+    /// A version came (1) or went (-1).
+    pub(crate) fn change(&mut self, version: &Version, by: i64) {
         if let Place::Data { segment, .. } = version.place {
             *self.blocks.entry(segment).or_default() += by;
         }

@@ -14,6 +14,7 @@ mod demo;
 mod disks;
 mod faults;
 mod fencing;
+mod full;
 mod kill_a_follower;
 mod kill_all;
 mod ledger;

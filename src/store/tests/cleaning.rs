@@ -11,10 +11,10 @@ use crate::store::segment::segment_number;
 use crate::store::slot::Vote;
 use crate::store::usage::Usage;
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A silo so small that the tested blocks fill most of it.
-fn small(incarnation: u64, capacity_bytes: u64) -> SiloOptions {
+pub(super) fn small(incarnation: u64, capacity_bytes: u64) -> SiloOptions {
     SiloOptions {
         capacity_bytes,
         segment_bytes: 1 << 20,
@@ -28,7 +28,7 @@ fn open_small(disk: &FaultyDisk, incarnation: u64, capacity_bytes: u64) -> Resul
     Silo::open(Arc::new(disk.clone()), small(incarnation, capacity_bytes))
 }
 
-fn fresh_small(seed: u64, capacity_bytes: u64) -> (FaultyDisk, Silo) {
+pub(super) fn fresh_small(seed: u64, capacity_bytes: u64) -> (FaultyDisk, Silo) {
     let disk = FaultyDisk::new(seed);
     Silo::format(Arc::new(disk.clone()), SILO).unwrap();
     let silo = open_small(&disk, 1, capacity_bytes).unwrap();
@@ -46,14 +46,14 @@ fn clean_all(silo: &Silo) {
 }
 
 /// The counts that cleaning goes by are what the index says.
-fn assert_counts(silo: &Silo, what: &str) {
+pub(super) fn assert_counts(silo: &Silo, what: &str) {
     let counted = Usage::count(&silo.index.read().unwrap()).unwrap();
     assert_eq!(silo.usage.all(), counted.all(), "{what}: blocks by segment");
     let saved = Usage::load(&silo.index.read().unwrap()).unwrap().expect("counts match their checksums");
     assert_eq!(saved.all(), counted.all(), "{what}: as saved");
 }
 
-fn write(seq: u64, first: u64, count: u64) -> Op {
+pub(super) fn write(seq: u64, first: u64, count: u64) -> Op {
     Op { stamp: stamp(1, seq), first, count, kind: Kind::Data }
 }
 
@@ -166,50 +166,6 @@ fn versions_that_a_snapshot_or_a_suffix_needs_are_moved() {
     silo.commit(&[commit(state, Change::Revert { vote })]).unwrap();
     assert_holds(&silo, &seen, "as the snapshot sees it");
     assert_reads(&silo, &seen, 0, BLOCKS as u32, "as the snapshot sees it");
-}
-
-/// At 80 % of what fits, random overwrites go on for ever, at about the copying that greedy cleaning needs.
-#[test]
-fn a_silo_at_eighty_percent_takes_overwrites_for_ever() {
-    let capacity = 96 * MIB;
-    let (_, silo) = fresh_small(1, capacity);
-    let usable = silo.space().free_bytes;
-    let blocks = usable * 8 / 10 / BLOCK_BYTES;
-    let mut chooser = Chooser::new(7);
-    let mut newest = vec![0; blocks as usize];
-    let mut seq = 0;
-    let mut step = |silo: &Silo, first: u64, count: u64| {
-        seq += 1;
-        silo.append(&[write(seq, first, count).record()]).unwrap();
-        silo.set_committed(KEY, Seq(seq)).unwrap();
-        if silo.checkpoint_due() {
-            silo.checkpoint().unwrap();
-        }
-        assert!(silo.takes_writes(0), "{:?}", silo.space());
-        assert!(silo.used_bytes() <= capacity, "{:?}", silo.space());
-        newest[first as usize..(first + count) as usize].fill(seq);
-    };
-    for first in (0..blocks - 8).step_by(8) {
-        step(&silo, first, 8);
-    }
-    let before = silo.space();
-    let free = capacity - before.live_bytes;
-    while silo.space().written_bytes - before.written_bytes < 5 * free {
-        let first = chooser.below(blocks - 32);
-        step(&silo, first, 1);
-        if silo.urgency() > 0.3 {
-            silo.clean().unwrap();
-        }
-    }
-    let after = silo.space();
-    let written = (after.written_bytes - before.written_bytes) as f64;
-    let amplification = 1.0 + (after.moved_bytes - before.moved_bytes) as f64 / written;
-    assert!((1.3..5.0).contains(&amplification), "write amplification {amplification:.2}");
-    for (block, seq) in newest.iter().enumerate().filter(|(_, seq)| **seq > 0) {
-        let run = silo.read(KEY, block as u64, 1).unwrap();
-        assert!(run.data == content(stamp(1, *seq)), "block {block}");
-    }
-    assert_counts(&silo, "in the end");
 }
 
 /// Full: new writes are refused, reads and trims go on, and what a trim frees is taken again, all by itself.

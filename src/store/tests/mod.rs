@@ -8,6 +8,7 @@ mod formats;
 mod full;
 mod measure;
 mod opening;
+mod overwrites;
 mod scripts;
 mod scrub;
 mod three_silos;

@@ -177,7 +177,7 @@ fn load(folder: &Path, measure: Measure) {
                 for group in some {
                     let version = |index: u8| measure.loaded(group * GROUP_BLOCKS + u64::from(index), zeroes);
                     let entries: Vec<Entry> = (0..GROUP_BLOCKS as u8).map(|index| (index, version(index))).collect();
-                    entries.iter().for_each(|(_, version)| tally.gains(version));
+                    entries.iter().for_each(|(_, version)| tally.change(version, 1));
                     let packed = pack(&entries);
                     packed_bytes += packed.len();
                     table.insert(&place_key(slot.number, *group), &packed[..])?;
