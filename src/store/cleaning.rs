@@ -203,7 +203,7 @@ impl Silo {
     fn benefit(&self, number: u32, blocks: u32, newest: u32) -> u64 {
         let (all, live) = (self.log.bytes_of(number) / BLOCK_BYTES, u64::from(blocks));
         let age = u64::from(newest.saturating_sub(number)).max(1);
-        (all.saturating_sub(live) * age << BENEFIT_BITS) / (all + live).max(1)
+        ((all.saturating_sub(live) * age) << BENEFIT_BITS) / (all + live).max(1)
     }
 
     /// Copies some of what is left in the chosen segment; returns how many bytes, and how many were read through.
