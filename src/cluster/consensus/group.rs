@@ -392,7 +392,15 @@ impl Group {
             if hint.is_none() || round % 4 == 0 {
                 let changed = status.wait_for(|now| now.leader != before || now.stopped.is_some());
                 let until = deadline.min(runtime::now() + RETRY_AFTER);
-                let _ = timeout_at(until, changed).await;
+                let ended = match timeout_at(until, changed).await {
+                    Ok(Ok(now)) => now.stopped.is_some(),
+                    // Whoever keeps the status has ended with the group.
+                    Ok(Err(_)) => true,
+                    Err(_) => false,
+                };
+                if ended {
+                    return Err(ProposeError::Stopped);
+                }
             }
         }
     }

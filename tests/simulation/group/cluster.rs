@@ -295,7 +295,8 @@ impl Cluster {
         let node = shared.nodes.iter().position(|node| node.life.as_ref().is_some_and(|life| life.host == host));
         let Some(node) = node else { return };
         let Shared { history, trace, .. } = &mut *shared;
-        if let Overheard::Applied { index, decided: Some((command, answer)), .. } = &event {
+        if let Overheard::Applied { index, decided: Some(decided), .. } = &event {
+            let (command, answer) = &**decided;
             trace.line(simulated::now_ns(), || format!("n{node} applies {index}: {command} → {answer:?}"));
         }
         let judged = history.overhear(&event);

@@ -61,7 +61,7 @@ impl History {
 
     pub fn overhear(&mut self, event: &Overheard) -> Result<(), String> {
         match event {
-            Overheard::Applied { index, term, decided } => self.applied(*index as usize, *term, decided.as_ref()),
+            Overheard::Applied { index, term, decided } => self.applied(*index as usize, *term, decided.as_deref()),
             Overheard::Published { entries, state } => {
                 let entries = *entries as usize;
                 let found = digest(state);

@@ -46,7 +46,7 @@ pub struct Host(usize);
 #[derive(Debug)]
 pub enum Overheard {
     /// Its state machine applied this log entry.
-    Applied { index: u64, term: u64, decided: Option<(Command, Result<Outcome, Refusal>)> },
+    Applied { index: u64, term: u64, decided: Option<Box<(Command, Result<Outcome, Refusal>)>> },
     /// Its state after so many entries is seen from now on.
     Published { entries: u64, state: Arc<ClusterState> },
 }
@@ -54,7 +54,7 @@ pub enum Overheard {
 impl Overheard {
     pub(in crate::cluster::consensus) fn applied(id: LogId, command: Option<Command>, reply: &Reply) -> Overheard {
         let decided = match (command, reply) {
-            (Some(command), Reply::Decided(answer)) => Some((command, answer.clone())),
+            (Some(command), Reply::Decided(answer)) => Some(Box::new((command, answer.clone()))),
             (None, _) | (_, Reply::Nothing) => None,
         };
         Overheard::Applied { index: id.index, term: id.leader_id.term, decided }
