@@ -238,7 +238,8 @@ fn trimmed_while_full(cluster: &Cluster, pg: &Volume, filled: &Done) {
     cluster.until(2, "no silo is full", |status| status.warnings.is_empty());
     let again = pg.fill(cluster);
     eprintln!("writes were taken again {after:?} after the trim, then {again:?}");
-    assert!(again.bytes > filled.bytes * 9 / 10, "{filled:?} before, {again:?}");
+    // Not quite as much as before: what is left of segments that are nearly full is not worth copying.
+    assert!(again.bytes > filled.bytes * 8 / 10, "{filled:?} before, {again:?}");
     pg.verify(cluster, 0);
     until_full(cluster, &[0, 1, 2]);
 }

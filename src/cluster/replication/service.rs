@@ -84,17 +84,28 @@ impl Syncs {
     }
 }
 
-/// A sync that the thread which has it must run: the silo's other ones wait for it.
+/// A sync that the thread which has it must run: the silo's other ones wait for it. Dropped, it is left to the sync
+/// thread: the connection may end before it comes to it.
 #[must_use]
 pub struct OwedSync {
     syncs: Syncs,
-    marks: Marks,
+    marks: Option<Marks>,
 }
 
 impl OwedSync {
     /// Waits for the disk, and answers.
-    pub fn run(self) {
-        self.syncs.run_here(&self.marks);
+    pub fn run(mut self) {
+        if let Some(marks) = self.marks.take() {
+            self.syncs.run_here(&marks);
+        }
+    }
+}
+
+impl Drop for OwedSync {
+    fn drop(&mut self) {
+        if self.marks.is_some() {
+            take(&self.syncs.worker).leave_sync();
+        }
     }
 }
 
@@ -269,7 +280,7 @@ impl SiloSession {
         {
             let mut batch = messages.drain(..).map(|message| (from, self.number, message)).collect();
             let marks = worker.process(&mut batch)?;
-            return Some(OwedSync { syncs: self.handle.syncs.clone(), marks });
+            return Some(OwedSync { syncs: self.handle.syncs.clone(), marks: Some(marks) });
         }
         messages.drain(..).for_each(|message| self.deliver(from, message));
         None
@@ -552,14 +563,23 @@ mod tests {
         assert_eq!(acknowledged(&answered), (Seq(2), Seq(1)));
         assert_eq!(acknowledged(&answered), (Seq(2), Seq(2)), "the sync thread goes on");
 
+        while session.idle().is_none() {
+            std::thread::yield_now();
+        }
+        let owed = session.process(WRITER, &mut vec![append(3, Incarnation(5), true)]);
+        assert_eq!(acknowledged(&answered), (Seq(3), Seq(2)));
+        assert!(owed.is_some());
+        drop(owed);
+        assert_eq!(acknowledged(&answered), (Seq(3), Seq(3)), "nobody waits for a connection that ended");
+
         // After one that took long, syncs are left to the sync thread.
         while session.idle().is_none() {
             std::thread::yield_now();
         }
         take(&handle.worker).synced_here(&Vec::new(), QUICK_SYNC_MAX * 2, Ok(()));
-        assert!(session.process(WRITER, &mut vec![append(3, Incarnation(5), true)]).is_none());
-        assert_eq!(acknowledged(&answered), (Seq(3), Seq(2)));
-        assert_eq!(acknowledged(&answered), (Seq(3), Seq(3)));
+        assert!(session.process(WRITER, &mut vec![append(4, Incarnation(5), true)]).is_none());
+        assert_eq!(acknowledged(&answered), (Seq(4), Seq(3)));
+        assert_eq!(acknowledged(&answered), (Seq(4), Seq(4)));
         service.stop().unwrap();
     }
 

@@ -270,6 +270,12 @@ impl Worker {
         self.dispatch(outcome);
     }
 
+    /// Another thread does not come to run the sync that it was given.
+    pub fn leave_sync(&mut self) {
+        self.syncing = false;
+        self.wake_syncs(true);
+    }
+
     /// A sync ended that another thread than the sync thread ran, which goes on if somebody waits by now.
     pub fn synced_here(&mut self, marks: &Marks, took: Duration, result: Result<(), StoreError>) {
         self.syncing = false;
