@@ -14,7 +14,7 @@
 //! `delta.rs` and `staging.rs` are the two ends of catching up, `open.rs` and `replay.rs` bring a silo back.
 //!
 //! Space: `usage.rs` counts in the index's own transactions what is needed of each segment; `cleaning.rs` removes the
-//! segments that are not needed and copies what is left of the emptiest to segments apart from the log (`cold.rs`);
+//! segments that are not needed and copies what is left of those that are worth it to segments apart from the log (`cold.rs`);
 //! `space.rs` decides when that is worth it and when the silo is full; `ballast.rs` keeps room for the index.
 //!
 //! The files of a silo's directory:
