@@ -184,10 +184,12 @@ impl Silo {
     /// Whether new writes may be taken while `reserve_bytes` stay free for what must never be refused: sequenced
     /// writes, recovery and trims of every slot (rule 6 of the protocol).
     pub fn takes_writes(&self, reserve_bytes: u64) -> bool {
-        if self.space.reserve_bytes.swap(reserve_bytes, Ordering::Relaxed) != reserve_bytes {
+        let has_room = self.has_index_room() && self.room_bytes() >= reserve_bytes + self.segment_bytes();
+        // Somebody else may have taken what was ample, and nothing is appended that would have it looked at again.
+        if self.space.reserve_bytes.swap(reserve_bytes, Ordering::Relaxed) != reserve_bytes || !has_room {
             self.space.ample_bytes.store(0, Ordering::Relaxed);
         }
-        self.fault.get().is_none() && self.has_index_room() && self.room_bytes() >= reserve_bytes + self.segment_bytes()
+        self.fault.get().is_none() && has_room
     }
 
     /// What [`Self::takes_writes`] lacks.
@@ -327,7 +329,8 @@ impl Silo {
         let (trimmed, merges) =
             (self.space.trimmed.load(Ordering::Relaxed), self.pending_bytes.load(Ordering::Relaxed));
         let is_short = || merges >= self.options.checkpoint_log_bytes / SHORT_PARTS && self.is_short();
-        pending && (trimmed || is_short() || self.is_full())
+        // Asked with every batch of writes: the disk is asked only where it may matter.
+        pending && (trimmed || !self.is_ample() && (is_short() || self.is_full()))
     }
 
     /// Whether the index can grow once more, come what may.

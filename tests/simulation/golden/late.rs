@@ -1,6 +1,7 @@
 //! What was sent on a connection that is no more arrives after all, when the writer has come back to the silo.
 
 use infinit::cluster::replication::message::{Request, ToSilo};
+use infinit::cluster::replication::writer::Response;
 
 use super::super::temper::Shape;
 use super::super::workload::Kind;
@@ -79,6 +80,26 @@ pub fn an_acknowledgement_from_before_a_restart_does_not_count() {
     s.crash(1);
     s.lose_no_more();
     let w = s.serve(2);
+    s.expect(w, 0, a);
+    s.end();
+}
+
+/// s2 had all of it durably and said so, but nobody heard it on a connection that goes on: whoever waits for the flush
+/// must not wait for ever.
+#[test]
+fn a_flush_whose_answer_is_lost_is_asked_for_again() {
+    let mut s = Script::begin("lost_sync_answer", Shape::one(3));
+    s.crash(3);
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.wait(50);
+    s.delay_acks(2);
+    let flush = s.ask(w, Kind::Flush, 0, 0);
+    s.wait(500);
+    s.acks_are_lost();
+    s.wait(1000);
+    assert!(s.is_open(w, flush), "it was lost");
+    assert_eq!(s.answer(w, flush), Ok(Response::Done));
     s.expect(w, 0, a);
     s.end();
 }

@@ -175,6 +175,13 @@ impl Script {
         self.stands();
     }
 
+    /// Those that took long until now never arrive; none takes long any more.
+    fn acks_are_lost(&mut self) {
+        self.world.late_acks = None;
+        self.world.acks_under_way.clear();
+        self.world.note(|| "they are lost".to_owned());
+    }
+
     /// Cuts a writer's connection to a silo; what was sent on it may still arrive.
     fn cut(&mut self, writer: usize, silo: usize) {
         let id = self.world.writers[writer].links[silo - 1].expect("they are connected");

@@ -8,6 +8,7 @@ use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::message::SlotVote;
 use crate::cluster::replication::order::RequestId;
+use crate::cluster::replication::writer::RESEND_AFTER;
 use crate::cluster::replication::writer::catchup::CatchUp;
 use crate::store::slot::Vote;
 
@@ -71,6 +72,8 @@ pub struct Peer {
     pub progress_at: Moment,
     /// Durability up to here was asked for.
     pub sync_asked: Seq,
+    /// Since when that is not answered, as far as a tick has seen.
+    sync_owed_since: Option<Moment>,
     /// The silo is behind what is remembered: it must catch up.
     pub lagging: bool,
 }
@@ -89,6 +92,7 @@ impl Peer {
             in_flight_bytes: 0,
             progress_at: Moment::default(),
             sync_asked: Seq::ZERO,
+            sync_owed_since: None,
             lagging: false,
         }
     }
@@ -104,6 +108,26 @@ impl Peer {
         self.in_flight_bytes = 0;
         self.progress_at = now;
         self.sync_asked = Seq::ZERO;
+        self.sync_owed_since = None;
+    }
+
+    /// The silo has so much durably.
+    pub fn reached(&mut self, durable: Seq) {
+        if durable > self.durable {
+            self.durable = durable;
+            self.sync_owed_since = None;
+        }
+    }
+
+    /// Durability that is not answered for long is asked for again by whoever wants it: as with the stream, the answer may
+    /// be lost with the place of a peer, and a slow disk takes the same question twice.
+    pub fn tick_sync(&mut self, now: Moment) {
+        if self.sync_asked <= self.durable {
+            self.sync_owed_since = None;
+        } else if now.since(*self.sync_owed_since.get_or_insert(now)) >= RESEND_AFTER {
+            self.sync_asked = Seq::ZERO;
+            self.sync_owed_since = None;
+        }
     }
 }
 

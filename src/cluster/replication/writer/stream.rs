@@ -82,7 +82,7 @@ impl Writer {
             peer.progress_at = now;
         }
         peer.applied = peer.applied.max(applied);
-        peer.durable = peer.durable.max(durable);
+        peer.reached(durable);
         while peer.in_flight.front().is_some_and(|(seq, _)| *seq <= applied) {
             let Some((_, cost)) = peer.in_flight.pop_front() else { break };
             peer.in_flight_bytes -= cost;
@@ -162,6 +162,7 @@ impl Writer {
                 self.pump_peer(now, index, at);
             }
             let peer = &mut self.slots[index].peers[at];
+            peer.tick_sync(now);
             if peer.lagging {
                 peer.lagging = false;
                 let silo = peer.silo;
