@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use infinit::base::block::BLOCK_BYTES;
+use infinit::base::id::Epoch;
 use infinit::cluster::replication::writer::report::SiloState;
 use infinit::store::faulty::Crash;
 
@@ -22,6 +23,9 @@ impl World {
         if !self.temper.faults.is_empty() {
             let wait = self.dice.around(self.temper.fault_every_ns) + 300 * MS;
             self.at(wait, Event::Fault);
+        }
+        if let Some(control) = &self.control {
+            control.trouble_for(self.temper.fault_ns);
         }
         self.run_for(self.temper.fault_ns);
         self.heal();
@@ -234,6 +238,9 @@ impl World {
     pub fn tell_fence(&mut self) {
         let epoch = self.cluster.epoch;
         for at in 0..self.writers.len() {
+            // Each node hears it from its own member.
+            let member = self.control.as_ref().map(|control| control.epoch_at(self.writers[at].node));
+            let epoch = member.map_or(epoch, |known| known.unwrap_or(Epoch::ZERO));
             if self.writers[at].is_running() && self.writers[at].epoch < epoch {
                 self.writers[at].writer.fence(epoch);
                 self.pump(at);
@@ -272,7 +279,9 @@ impl World {
             self.thaw(at);
         }
         self.tell_fence();
-        let healed = self.run_until(HEALED_WITHIN, |world| world.holder_serves());
+        let governed = self.run_until(HEALED_WITHIN, |world| world.is_governed_well());
+        self.expect(governed, "the cluster group is not well");
+        let healed = self.run_until(HEALED_WITHIN, |world| world.holder_serves() && world.is_governed_well());
         self.expect(healed, "no writer serves");
         self.run_for(SECOND);
         (self.quiet, self.settled) = (true, true);

@@ -6,7 +6,8 @@
 //! - [`register`] judges what clients were answered, and knows nothing of how it came about. [`ledger`] overhears every
 //!   message and judges each choice of a history, and each silo's blocks, byte for byte.
 //! - [`mutants`] proves the teeth: deliberate bugs, each found within a stated number of seeds.
-//! - [`group`] is the cluster group, in a simulation of its own.
+//! - [`group`] is the cluster group, in a simulation of its own. In some schedules [`control`] puts a real one into the
+//!   world, where it grants the epochs; in the others these come from a counter.
 //! - [`golden`] plays scripts: the schedules in which a wrong variant of the protocol would lose or resurrect writes.
 //!
 //! A failure prints its seed, the command that replays it, and the last events. `INFINIT_SEED=n` runs one seed alone,
@@ -20,6 +21,7 @@
 //! Clocks drift, and boot when they like; that the time of day jumps is no fault here, because nothing of what runs here
 //! can read it: `tests/tidy.rs` sees to that.
 
+mod control;
 mod dice;
 mod disks;
 mod faults;
@@ -42,12 +44,15 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
+use control::Control;
 use dice::Dice;
-use temper::Temper;
+use temper::{FAULTS, FAULTS_BESIDE, Temper};
 use world::World;
 
 /// Enough to meet every fault in every company, in a minute and a half of one processor.
 const SEEDS: u64 = 1000;
+/// One in so many seeds has a real cluster group: each takes longer.
+const GOVERNED_EVERY: u64 = 16;
 /// Lines of the trace that a failure shows.
 const LINES: usize = 120;
 
@@ -66,12 +71,22 @@ fn run(seed: u64, traced: bool) -> Run {
 fn run_with(seed: u64, traced: bool, steer: impl FnOnce(&mut Temper)) -> Run {
     let mut dice = Dice::new(seed);
     let mut temper = Temper::draw(&mut dice);
+    temper.governed = seed.is_multiple_of(GOVERNED_EVERY);
     steer(&mut temper);
+    let control = temper.governed.then(|| Control::found(&mut dice, temper.shape.silos, traced)).transpose();
     let mut world = World::new(temper, dice, traced);
+    match control {
+        Ok(control) => world.control = control,
+        Err(why) => world.fail(why),
+    }
     let text = format!("{:?}", world.temper);
     world.note(|| text);
     let panic = catch_unwind(AssertUnwindSafe(|| world.live())).err();
     let panicked = panic.map(|panic| panic_text(panic.as_ref()));
+    if let Some(control) = world.control.take() {
+        world.trace.mix(&[control.digest()]);
+        control.counts().into_iter().for_each(|(what, count)| *world.counts.entry(what).or_default() += count);
+    }
     Run {
         failure: world.failure.take().or(panicked.map(|text| format!("panicked: {text}"))),
         digest: (world.trace.digest, world.trace.events),
@@ -90,41 +105,59 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-fn show(seed: u64, failure: &str) -> String {
-    let again = run(seed, true);
-    let all = number("INFINIT_TRACE").is_some();
-    let skipped = if all { 0 } else { again.lines.len().saturating_sub(LINES) };
-    let lines = again.lines[skipped..].join("\n");
-    format!(
-        "seed {seed} failed: {failure}\n{lines}\n\nseed {seed} failed: {failure}\nreplay it with\n    INFINIT_SEED={seed} \
-         cargo test --release --lib simulation::schedules\nINFINIT_TRACE=1 prints all {} events.",
-        again.lines.len()
-    )
+/// A kind of schedules: what its test is called, how its faults are, and how one seed of it runs.
+struct Schedules<R> {
+    test: &'static str,
+    seeds: u64,
+    faults: Vec<&'static str>,
+    run: R,
+}
+
+impl<R: Fn(u64, bool) -> Run + Sync> Schedules<R> {
+    /// Runs all seeds, or the one that the environment asks for, and shows the first that fails.
+    fn check(&self) {
+        if let Some(seed) = number("INFINIT_SEED") {
+            let traced = number("INFINIT_TRACE").is_some();
+            let run = (self.run)(seed, traced);
+            if traced && run.failure.is_none() {
+                println!("{}", run.lines.join("\n"));
+            }
+            println!("seed {seed}: {:?}, {} events", run.counts, run.digest.1);
+            assert!(run.failure.is_none(), "{}", self.show(seed, &run.failure.unwrap_or_default()));
+            return;
+        }
+        let first = number("INFINIT_FIRST").unwrap_or(1);
+        let seeds = first..first + number("INFINIT_SEEDS").unwrap_or(self.seeds);
+        let tally = seeds::run_all(seeds, &self.faults, |seed| (self.run)(seed, false));
+        println!("{tally}");
+        if let Some((seed, failure)) = tally.failed.first_key_value() {
+            panic!("{}\n{tally}\nseeds that failed: {:?}", self.show(*seed, failure), tally.failed.keys());
+        }
+    }
+
+    fn show(&self, seed: u64, failure: &str) -> String {
+        let again = (self.run)(seed, true);
+        let all = number("INFINIT_TRACE").is_some();
+        let skipped = if all { 0 } else { again.lines.len().saturating_sub(LINES) };
+        let lines = again.lines[skipped..].join("\n");
+        format!(
+            "seed {seed} failed: {failure}\n{lines}\n\nseed {seed} failed: {failure}\nreplay it with\n    \
+             INFINIT_SEED={seed} cargo test --release --lib simulation::{}\nINFINIT_TRACE=1 prints all {} events.",
+            self.test,
+            again.lines.len()
+        )
+    }
 }
 
 #[test]
 fn schedules_lose_nothing_and_end_well() {
-    if let Some(seed) = number("INFINIT_SEED") {
-        let traced = number("INFINIT_TRACE").is_some();
-        let run = run(seed, traced);
-        if traced && run.failure.is_none() {
-            println!("{}", run.lines.join("\n"));
-        }
-        println!("seed {seed}: {:?}, {} events", run.counts, run.digest.1);
-        assert!(run.failure.is_none(), "{}", show(seed, &run.failure.unwrap_or_default()));
-        return;
-    }
-    let first = number("INFINIT_FIRST").unwrap_or(1);
-    let tally = seeds::run_all(first..first + number("INFINIT_SEEDS").unwrap_or(SEEDS));
-    println!("{tally}");
-    if let Some((seed, failure)) = tally.failed.first_key_value() {
-        panic!("{}\n{tally}\nseeds that failed: {:?}", show(*seed, failure), tally.failed.keys());
-    }
+    let faults = FAULTS.iter().chain(&FAULTS_BESIDE).map(|(fault, _)| fault.name()).collect();
+    Schedules { test: "schedules", seeds: SEEDS, faults, run }.check();
 }
 
 #[test]
 fn the_same_seed_gives_the_same_events() {
-    for seed in [3, 14, 159] {
+    for seed in [3, 14, 159, GOVERNED_EVERY] {
         assert_eq!(run(seed, false).digest, run(seed, true).digest, "seed {seed}");
     }
     assert_ne!(run(3, false).digest, run(4, false).digest);
@@ -133,7 +166,7 @@ fn the_same_seed_gives_the_same_events() {
 /// Addresses, hash seeds, the time of day and the environment differ between processes; the events do not.
 #[test]
 fn another_process_sees_the_same_events() {
-    digests_of_two_processes(module_path!(), [14, 26535], |seed| run(seed, false).digest);
+    digests_of_two_processes(module_path!(), [14, 5 * GOVERNED_EVERY], |seed| run(seed, false).digest);
 }
 
 /// The body of the test `another_process_sees_the_same_events` in a module, which runs itself in other processes.

@@ -10,8 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::temper::{FAULTS, FAULTS_BESIDE};
-use super::{Run, run};
+use super::Run;
 
 /// After so many seeds a long run says how far it is.
 const TOLD_EVERY: u64 = 1000;
@@ -27,6 +26,8 @@ pub struct Tally {
     took: Duration,
     events: u64,
     counts: BTreeMap<&'static str, u64>,
+    /// What of it is faults.
+    faults: Vec<&'static str>,
     /// By seed, what was wrong.
     pub failed: BTreeMap<u64, String>,
 }
@@ -45,19 +46,19 @@ impl Tally {
     }
 }
 
-/// Runs these seeds; one that fails stops no other.
-pub fn run_all(seeds: Range<u64>) -> Tally {
+/// Runs these seeds; one that fails stops no other. `faults` says which of the counts are told as faults.
+pub fn run_all(seeds: Range<u64>, faults: &[&'static str], run: impl Fn(u64) -> Run + Sync) -> Tally {
     drop(black_box(vec![0_u8; KEPT_BYTES]));
     let (began, next, all) = (Instant::now(), AtomicU64::new(seeds.start), seeds.end - seeds.start);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let tally = Mutex::new(Tally { threads, ..Tally::default() });
+    let tally = Mutex::new(Tally { threads, faults: faults.to_vec(), ..Tally::default() });
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 return;
             }
-            let run = run(seed, false);
+            let run = run(seed);
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             tally.add(seed, run);
             if tally.seeds.is_multiple_of(TOLD_EVERY) {
@@ -78,7 +79,6 @@ pub fn run_all(seeds: Range<u64>) -> Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults: Vec<&str> = FAULTS.iter().chain(&FAULTS_BESIDE).map(|(fault, _)| fault.name()).collect();
         let count = |what: &str| self.counts.get(what).copied().unwrap_or(0);
         let told = |names: &mut dyn Iterator<Item = &str>| {
             names.map(|name| format!("{name} {}", count(name))).collect::<Vec<_>>().join(", ")
@@ -87,8 +87,8 @@ impl fmt::Display for Tally {
         let (took, events, answered) = (self.took.as_secs(), self.events, count("answered"));
         write!(out, "{seeds} seeds, {failed} failed, in {took} s on {threads} threads: ")?;
         write!(out, "{events} events, {answered} requests answered; ")?;
-        write!(out, "faults: {}; ", told(&mut faults.iter().copied()))?;
-        let others = self.counts.keys().copied().filter(|name| *name != "answered" && !faults.contains(name));
+        write!(out, "faults: {}; ", told(&mut self.faults.iter().copied()))?;
+        let others = self.counts.keys().copied().filter(|name| *name != "answered" && !self.faults.contains(name));
         write!(out, "and so came about: {}", told(&mut { others }))
     }
 }

@@ -241,8 +241,21 @@ impl World {
         let (id, disk_down) = (host.id, host.disk.is_down());
         let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life && !disk_down) else { return };
         let opening = keeper.acceptor().opening().clone();
+        if self.control.is_some() {
+            return self.ask_to_open(silo, life, id, opening.chain);
+        }
         let known = self.cluster.incarnations.get(&id);
-        let stranger = known.is_some_and(|known| !opening.chain.contains(known));
+        let known = known.is_none_or(|known| opening.chain.contains(known));
+        self.confirmed(silo, life, known);
+    }
+
+    /// The cluster state has heard of a silo's opening, and knows the silo or takes it for another.
+    pub fn confirmed(&mut self, silo: usize, life: u64, known: bool) {
+        let host = &mut self.silos[silo];
+        let (id, disk_down) = (host.id, host.disk.is_down());
+        let Some(keeper) = host.keeper.as_mut().filter(|_| host.life == life && !disk_down) else { return };
+        let opening = keeper.acceptor().opening().clone();
+        let stranger = !known;
         if stranger && self.strangers {
             keeper.retire("another silo".to_owned());
             return self.note(|| format!("s{} is not the silo that the cluster state knows", silo + 1));

@@ -154,6 +154,8 @@ pub struct Temper {
     pub extreme_drift: bool,
     /// Each attach asks for up to so many times the lease.
     pub lease_factor_max: u32,
+    /// A real cluster group grants the epochs.
+    pub governed: bool,
 }
 
 impl Temper {
@@ -181,6 +183,7 @@ impl Temper {
             read_permille: 230,
             extreme_drift: false,
             lease_factor_max: 1,
+            governed: false,
         }
     }
 
@@ -225,6 +228,7 @@ impl Temper {
             read_permille: *dice.pick(&[230, 230, 650]).unwrap_or(&230),
             extreme_drift: dice.chance(500),
             lease_factor_max: if dice.chance(250) { 4 } else { 1 },
+            governed: false,
         }
     }
 }

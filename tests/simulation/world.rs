@@ -8,6 +8,7 @@ use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, Slot
 use infinit::cluster::replication::acceptor::Session;
 use infinit::cluster::replication::message::{FromSilo, Request, ToSilo};
 
+use super::control::Control;
 use super::dice::Dice;
 use super::ledger::Ledger;
 use super::network::Connection;
@@ -41,6 +42,13 @@ pub enum Event {
     /// A request that waits for a paused process; never in the queue.
     Request(Op),
     Attach(usize),
+    /// The cluster group grants an epoch to a node, or is to be asked for it again, or for the volume first; and whether
+    /// whoever attaches accepts a loss.
+    Granted(usize, Epoch, bool),
+    Ask(usize, bool),
+    Create(usize, bool),
+    /// The cluster group knows the silo's opening, or takes it for another silo.
+    Confirmed(usize, u64, bool),
     Thaw(usize),
     /// A silo's disk has space again.
     Freed(usize),
@@ -93,6 +101,8 @@ pub struct World {
     /// Until when nothing goes from a writer to a silo, and back.
     pub blocked: BTreeMap<(usize, usize), (u64, u64)>,
     pub cluster: Cluster,
+    /// The group that decides what `cluster` remembers, in schedules that have one.
+    pub control: Option<Control>,
     pub ledgers: Vec<Ledger>,
     pub registers: Registers,
     pub hot: Vec<u64>,
@@ -146,6 +156,7 @@ impl World {
             connections: BTreeMap::new(),
             blocked: BTreeMap::new(),
             cluster: Cluster::default(),
+            control: None,
             ledgers,
             registers: Registers::default(),
             hot: Vec::new(),
@@ -191,6 +202,11 @@ impl World {
         self.queue.insert((self.now + after, self.order), event);
     }
 
+    /// When the next event comes.
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.first_key_value().map(|((at, _), _)| *at)
+    }
+
     pub fn fail(&mut self, why: impl Into<String>) {
         if self.failure.is_none() {
             let why = why.into();
@@ -215,6 +231,7 @@ impl World {
 
     /// Lets the next event happen, if it lies before `until`; false once none does, or something failed.
     pub fn step(&mut self, until: u64) -> bool {
+        self.govern(until);
         let Some(next) = self.queue.first_entry().filter(|_| self.failure.is_none()) else { return false };
         if next.key().0 > until {
             self.now = until;
@@ -261,6 +278,10 @@ impl World {
             Event::Client(writer, client) => self.client(writer, client),
             Event::Attach(node) if !self.settled => self.attach(node),
             Event::Attach(_) => {}
+            Event::Granted(node, epoch, accept_loss) => self.granted(node, epoch, accept_loss),
+            Event::Ask(node, accept_loss) => self.ask_again(node, accept_loss),
+            Event::Create(node, accept_loss) => self.create_volume(node, accept_loss),
+            Event::Confirmed(silo, life, known) => self.confirmed(silo, life, known),
             Event::Thaw(writer) => self.thaw(writer),
             Event::Freed(silo) => self.free_disk(silo),
             Event::Leave(writer) => self.all_leave(writer),

@@ -79,6 +79,15 @@ impl World {
 
     /// The same, and old writers do not hear of it from the cluster state.
     pub fn attach_as(&mut self, node: usize, accept_loss: bool) {
+        if self.control.is_some() {
+            return self.ask_for_epoch(node, accept_loss);
+        }
+        self.cluster.epoch = self.cluster.epoch.next();
+        self.begin_writer(node, accept_loss);
+    }
+
+    /// A node's daemon was granted the highest epoch, and starts a writer.
+    pub fn begin_writer(&mut self, node: usize, accept_loss: bool) {
         for old in 0..self.writers.len() {
             if self.writers[old].node == node && !self.writers[old].is_dead() {
                 self.kill_writer(old);
@@ -87,7 +96,6 @@ impl World {
         // What the daemon's clients may still believe in: the last epoch that they were served by, if its writer died.
         let last = self.writers.iter().rev().find(|old| old.node == node && old.served);
         let resumes = last.filter(|old| old.writer.phase() == Phase::Serving).map(|old| old.epoch);
-        self.cluster.epoch = self.cluster.epoch.next();
         let epoch = self.cluster.epoch;
         let at = self.writers.len();
         self.trace.mix(&[self.now, 20, at as u64, node as u64]);

@@ -270,7 +270,7 @@ impl SiloSession {
     /// instead if the silo is busy, or if they may take long: the connection must go on showing that it lives, and while
     /// long records are written this thread receives the next.
     ///
-    /// What is returned is to be synced on this thread, once the answers that were given have left.
+    /// What is returned is to be synced on this thread, before it does anything else.
     #[must_use]
     pub fn process(&self, from: NodeId, messages: &mut Vec<ToSilo>) -> Option<OwedSync> {
         let bytes = messages.iter().map(ToSilo::light_bytes).try_fold(0, |sum, bytes| Some(sum + bytes?));

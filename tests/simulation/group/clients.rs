@@ -114,9 +114,9 @@ impl Cluster {
     }
 
     /// Another machine starts and is admitted by some member, if there may be one more.
-    pub async fn admit(&self) {
+    pub async fn admit(&self) -> Option<usize> {
         if self.shared().nodes.len() >= NODES_MAX {
-            return;
+            return None;
         }
         let node = self.add_node();
         self.start(node);
@@ -125,7 +125,7 @@ impl Cluster {
             let asked = {
                 let mut shared = self.shared();
                 if shared.healing {
-                    return;
+                    return None;
                 }
                 let (at, others) = (shared.tag(), running.iter().filter(|(other, ..)| *other != node));
                 let others: Vec<_> = others.cloned().collect();
@@ -138,9 +138,10 @@ impl Cluster {
             let answer = self.propose(other, host, group, command, Duration::from_secs(3)).await;
             if matches!(answer, Ok(Ok(_))) {
                 self.count("admitted");
-                return self.open_silo(node).await;
+                return Some(node);
             }
         }
+        None
     }
 
     /// A member tells that it opened its silo, until it is heard; if it gives one.

@@ -125,8 +125,8 @@ impl Cluster {
         outside.spawn(work);
     }
 
-    /// Founds the network and sets everything in motion.
-    pub fn begin(&self) {
+    /// Founds the network, and goes on.
+    pub fn found(&self, then: impl FnOnce(&Cluster) + Send + 'static) {
         let founder = self.add_node();
         let cluster = self.clone();
         self.start(founder);
@@ -136,21 +136,24 @@ impl Cluster {
             let genesis = genesis(founder);
             host.spawn(async move {
                 match group.bootstrap(genesis).await {
-                    Ok(_) => proposing.go_on(),
+                    Ok(_) => then(&proposing),
                     Err(error) => proposing.fail(format!("the founding failed: {error}")),
                 }
             });
         });
     }
 
-    fn go_on(&self) {
+    /// Sets everything in motion.
+    pub fn go_on(&self) {
         self.note(|| "founded".to_owned());
         let joiners = self.shared().temper.joiners;
         let (joining, asking, breaking) = (self.clone(), self.clone(), self.clone());
         self.outside(async move {
             joining.open_silo(0).await;
             for _ in 0..joiners {
-                joining.admit().await;
+                if let Some(node) = joining.admit().await {
+                    joining.open_silo(node).await;
+                }
             }
         });
         self.outside(async move { asking.ask_on_and_on().await });

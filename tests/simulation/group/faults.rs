@@ -68,7 +68,11 @@ impl Cluster {
             Fault::Restart => self.restart(node, outage),
             Fault::Join => self.outside({
                 let cluster = self.clone();
-                async move { cluster.admit().await }
+                async move {
+                    if let Some(node) = cluster.admit().await {
+                        cluster.open_silo(node).await;
+                    }
+                }
             }),
             Fault::Leave => self.outside({
                 let cluster = self.clone();
@@ -313,7 +317,7 @@ impl Cluster {
     }
 
     /// All members hold the newest state and agree on who votes.
-    fn is_well(&self) -> bool {
+    pub fn is_well(&self) -> bool {
         let running = self.running();
         let Some(leader) = self.leader() else { return false };
         let Some((_, _, led)) = running.iter().find(|(node, ..)| *node == leader) else { return false };

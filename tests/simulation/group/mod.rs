@@ -11,20 +11,19 @@
 //! [`super`] work here too.
 
 mod clients;
-mod cluster;
+pub mod cluster;
 mod disk;
 mod faults;
 mod history;
 mod network;
 pub mod temper;
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use infinit::cluster::consensus::runtime::simulated::{self, Simulation};
 
 use super::dice::Dice;
-use super::{LINES, Run, digests_of_two_processes, number, panic_text};
+use super::{Run, Schedules, digests_of_two_processes, panic_text};
 use cluster::Cluster;
 use temper::{SECOND, Temper};
 
@@ -66,7 +65,7 @@ pub fn run_with(seed: u64, traced: bool, steer: impl FnOnce(&mut Temper)) -> Run
 
 /// Lets everything happen until the schedule has ended well, or not.
 fn live(simulation: &Simulation, cluster: &Cluster) {
-    cluster.begin();
+    cluster.found(Cluster::go_on);
     let limit = cluster.shared().temper.limit_ns();
     loop {
         let goes_on = simulation.step(limit);
@@ -84,47 +83,10 @@ fn live(simulation: &Simulation, cluster: &Cluster) {
     }
 }
 
-fn show(seed: u64, failure: &str) -> String {
-    let again = run(seed, true);
-    let all = number("INFINIT_TRACE").is_some();
-    let skipped = if all { 0 } else { again.lines.len().saturating_sub(LINES) };
-    let lines = again.lines[skipped..].join("\n");
-    format!(
-        "seed {seed} failed: {failure}\n{lines}\n\nseed {seed} failed: {failure}\nreplay it with\n    INFINIT_SEED={seed} \
-         cargo test --release --lib simulation::group::schedules\nINFINIT_TRACE=1 prints all {} events.",
-        again.lines.len()
-    )
-}
-
 #[test]
 fn schedules_agree_on_one_history_and_end_well() {
-    if let Some(seed) = number("INFINIT_SEED") {
-        let traced = number("INFINIT_TRACE").is_some();
-        let run = run(seed, traced);
-        if traced && run.failure.is_none() {
-            println!("{}", run.lines.join("\n"));
-        }
-        println!("seed {seed}: {:?}, {} events", run.counts, run.digest.1);
-        assert!(run.failure.is_none(), "{}", show(seed, &run.failure.unwrap_or_default()));
-        return;
-    }
-    let first = number("INFINIT_FIRST").unwrap_or(1);
-    let mut failed = Vec::new();
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in first..first + number("INFINIT_SEEDS").unwrap_or(SEEDS) {
-        let run = run(seed, false);
-        for (what, count) in run.counts {
-            *counts.entry(what).or_default() += count;
-        }
-        if let Some(failure) = run.failure {
-            eprintln!("seed {seed} failed: {}", failure.lines().next().unwrap_or_default());
-            failed.push((seed, failure));
-        }
-    }
-    println!("{counts:?}");
-    let Some((seed, failure)) = failed.first() else { return };
-    let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
-    panic!("{}\n{} seeds failed: {seeds:?}", show(*seed, failure), failed.len());
+    let faults = temper::FAULTS.iter().map(|(fault, _)| fault.name()).collect();
+    Schedules { test: "group::schedules", seeds: SEEDS, faults, run }.check();
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Fault {
     }
 }
 
-const ALL: [(Fault, u64); 17] = [
+pub const FAULTS: [(Fault, u64); 17] = [
     (Fault::Deafen, 4),
     (Fault::Isolate, 4),
     (Fault::Split, 3),
@@ -117,7 +117,7 @@ pub struct Temper {
 
 impl Temper {
     pub fn draw(dice: &mut Dice) -> Temper {
-        let mut faults: Vec<(Fault, u64)> = ALL.to_vec();
+        let mut faults: Vec<(Fault, u64)> = FAULTS.to_vec();
         // Half of the schedules know few faults: those in company of others are too seldom.
         if dice.chance(500) {
             faults.retain(|_| dice.chance(350));
