@@ -174,6 +174,10 @@ impl Copy<'_> {
             }
             (_, SiloState::Stalled) => (ReplicaState::Stalled, format!("is stalled: {why}")),
             (Some(Told::Live), _) => return (ReplicaState::UpToDate, None),
+            (Some(Told::CatchingUp), _) if self.lacks_room() => {
+                let said = format!("cannot catch up{}: its silo is full", self.behind());
+                (ReplicaState::CatchingUp, said)
+            }
             (Some(Told::CatchingUp), _) => (ReplicaState::CatchingUp, format!("is catching up{}", self.moved())),
             (Some(Told::Joining), _) => (ReplicaState::CatchingUp, "is about to catch up".to_owned()),
             (Some(Told::Leased(ms)), _) => {
@@ -195,6 +199,12 @@ impl Copy<'_> {
     /// Whether it is up to date and its silo refuses new writes.
     fn is_full(&self) -> bool {
         self.told.is_some_and(|told| told.state == report::SiloState::Live && !told.takes_writes)
+    }
+
+    /// Whether it is behind, and stays so for want of space: it is sent nothing that its silo has no room for.
+    fn lacks_room(&self) -> bool {
+        let full = self.silo.space.is_some_and(|space| space.full);
+        self.told.is_some_and(|told| told.state == report::SiloState::CatchingUp && (full || !told.takes_writes))
     }
 
     fn moved(&self) -> String {
@@ -276,6 +286,13 @@ fn mend(copies: &[Copy<'_>], judged: &[(ReplicaState, Option<String>)], missing:
     let down: Vec<&Copy<'_>> =
         of(ReplicaState::Down).into_iter().filter(|copy| copy.node_state == NodeState::Down).collect();
     steps.extend(start(&names(&down), if missing > 0 { missing } else { down.len() }));
+    let full: Vec<&Copy<'_>> = copies.iter().filter(|copy| copy.lacks_room()).collect();
+    if !full.is_empty() {
+        // What this volume trims stays on such a copy until it has caught up.
+        let places = names(&full).join(" and ");
+        let raise = "raise the capacity: infinit node run --silo PATH:CAPACITY";
+        steps.push(format!("make room on the disk of {places}, or {raise}"));
+    }
     let stalled = names(&of(ReplicaState::Stalled));
     if !stalled.is_empty() {
         steps.push(format!("look after the disk of {}: journalctl -k says more there", stalled.join(" and ")));
@@ -408,6 +425,10 @@ mod tests {
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up"));
         let (slot, _) = slot_of([up(1), up(2), up(3)], three(told(3, Told::CatchingUp, None, Some(3 << 20))));
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up, 3MiB moved so far"));
+        let full = SiloReport { takes_writes: false, ..told(3, Told::CatchingUp, Some(4096), Some(0)) };
+        let (slot, mend) = slot_of([up(1), up(2), up(3)], three(full));
+        assert_eq!(slot.reason.as_deref(), Some("the copy on c cannot catch up, 4KiB behind: its silo is full"));
+        assert!(mend.is_some_and(|mend| mend.starts_with("make room on the disk of c")));
         let (slot, _) = slot_of([up(1), up(2), up(3)], three(told(3, Told::Leased(1200), None, None)));
         assert_eq!(slot.reason.as_deref(), Some("the copy on c keeps an earlier writer's lease for another 2s"));
     }

@@ -18,7 +18,7 @@ use crate::store::log::{Log, LogError, Writer};
 use crate::store::segment::entry_bytes;
 
 /// A sync of less than this is a small one.
-const SMALL_SYNC_BYTES: u64 = 256 << 10;
+const SMALL_SYNC_BYTES: u64 = 48 << 10;
 /// So many small syncs one after the other are a rhythm.
 const SMALL_SYNCS: u32 = 8;
 /// Zeroes begin so far ahead that appends seldom meet the ones that are being written; in small segments, less.

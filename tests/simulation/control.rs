@@ -229,6 +229,7 @@ impl World {
         }
         self.cluster.epoch = epoch;
         self.begin_writer(node, accept_loss);
+        self.let_old_writers_know();
     }
 
     fn decided_one(&mut self) {

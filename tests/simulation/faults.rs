@@ -234,17 +234,22 @@ impl World {
         self.at(wait, Event::Attach(node));
     }
 
-    /// The cluster state tells some old writer that there is a newer one.
+    /// The cluster state tells old writers that there is a newer one. With a cluster group each node hears it from its own
+    /// member, sooner or later; at the end, until all have.
     pub fn tell_fence(&mut self) {
         let epoch = self.cluster.epoch;
+        let mut all = true;
         for at in 0..self.writers.len() {
-            // Each node hears it from its own member.
             let member = self.control.as_ref().map(|control| control.epoch_at(self.writers[at].node));
-            let epoch = member.map_or(epoch, |known| known.unwrap_or(Epoch::ZERO));
-            if self.writers[at].is_running() && self.writers[at].epoch < epoch {
-                self.writers[at].writer.fence(epoch);
+            let heard = member.map_or(epoch, |known| known.unwrap_or(Epoch::ZERO));
+            if self.writers[at].is_running() && self.writers[at].epoch < heard {
+                self.writers[at].writer.fence(heard);
                 self.pump(at);
             }
+            all &= !self.writers[at].is_running() || self.writers[at].epoch >= epoch;
+        }
+        if self.healing && !all {
+            self.at(200 * MS, Event::Tell);
         }
     }
 

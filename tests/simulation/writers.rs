@@ -70,6 +70,13 @@ impl World {
     /// earlier one dies with its daemon.
     pub fn attach(&mut self, node: usize) {
         self.attach_as(node, false);
+        if self.control.is_none() {
+            self.let_old_writers_know();
+        }
+    }
+
+    /// Old writers hear of the newest epoch from the cluster state, some time later, or not until the end.
+    pub fn let_old_writers_know(&mut self) {
         if self.temper.clients > 0 && (self.healing || self.dice.chance(700)) {
             let most = if self.healing { 100 * MS } else { self.temper.lease.as_nanos() as u64 };
             let wait = self.dice.below(most);
