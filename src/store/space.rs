@@ -192,6 +192,13 @@ impl Silo {
         self.fault.get().is_none() && has_room
     }
 
+    /// Bytes that may be written while new writes are refused, so that `reserve_bytes` stay free: they are less than a
+    /// segment and the rest of one, of which a half is left for what records take beside their own bytes.
+    pub fn room_above(&self, reserve_bytes: u64) -> u64 {
+        let free = self.room_bytes() + self.log.open_bytes();
+        if self.has_index_room() { free.saturating_sub(reserve_bytes) / 2 } else { 0 }
+    }
+
     /// What [`Self::takes_writes`] lacks.
     fn missing_bytes(&self, reserve_bytes: u64) -> u64 {
         let room = (reserve_bytes + self.segment_bytes()).saturating_sub(self.room_bytes());
@@ -325,9 +332,10 @@ impl Silo {
 
     /// Whether a checkpoint would let go of space: something was trimmed, or, where every byte counts, written over.
     pub fn may_free(&self) -> bool {
-        let pending = self.pending_versions.load(Ordering::Relaxed) > 0;
-        let (trimmed, merges) =
-            (self.space.trimmed.load(Ordering::Relaxed), self.pending_bytes.load(Ordering::Relaxed));
+        // What was transferred and given up is no version, and takes its space until a checkpoint has passed it.
+        let bytes = self.pending_bytes.load(Ordering::Relaxed);
+        let pending = self.pending_versions.load(Ordering::Relaxed) > 0 || bytes >= self.segment_bytes();
+        let (trimmed, merges) = (self.space.trimmed.load(Ordering::Relaxed), bytes);
         let is_short = || merges >= self.options.checkpoint_log_bytes / SHORT_PARTS && self.is_short();
         // Asked with every batch of writes: the disk is asked only where it may matter.
         pending && (trimmed || !self.is_ample() && (is_short() || self.is_full()))

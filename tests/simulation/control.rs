@@ -147,8 +147,8 @@ impl Control {
     /// The volume's last epoch, as far as a node's member knows; none while its process is down.
     pub fn epoch_at(&self, node: usize) -> Option<Epoch> {
         let (_, _, group) = self.group.running().into_iter().find(|(running, ..)| *running == node)?;
-        let epoch = group.state().borrow().volumes.get(&VOLUME).map(|volume| volume.epoch);
-        epoch
+        let state = group.state().borrow().clone();
+        state.volumes.get(&VOLUME).map(|volume| volume.epoch)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use infinit::base::block::BLOCK_BYTES;
 use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, VolumeId};
-use infinit::cluster::replication::acceptor::Session;
+use infinit::cluster::replication::acceptor::{Room, Session};
 use infinit::cluster::replication::keeper::{self, Keeper, Outcome};
 use infinit::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
 use infinit::store::error::StoreError;
@@ -56,7 +56,7 @@ pub struct SiloHost {
     /// Others fill its disk until then; 0 while they do not.
     pub filled_until: u64,
     /// Whether the silo had room when it last looked, and when that was.
-    has_room: bool,
+    room: Room,
     looked_at: u64,
     pub disk_slow_until: u64,
     /// Why this silo may have to stay out for good: what it says is not judged, and nobody waits for it in the end.
@@ -88,7 +88,7 @@ impl SiloHost {
             slow_until: 0,
             full_until: 0,
             filled_until: 0,
-            has_room: true,
+            room: Room::AMPLE,
             looked_at: 0,
             disk_slow_until: 0,
             out: None,
@@ -173,7 +173,7 @@ impl World {
         host.life += 1;
         host.inbox.clear();
         (host.working, host.syncing) = (false, false);
-        (host.has_room, host.looked_at) = (true, 0);
+        (host.room, host.looked_at) = (Room::AMPLE, 0);
         let stood = host.stand();
         let life = host.life;
         self.trace.mix(&[self.now, 5, silo as u64, life]);
@@ -294,9 +294,9 @@ impl World {
         let messages = std::mem::take(&mut host.inbox);
         self.trace.mix(&[self.now, 6, silo as u64, messages.len() as u64]);
         if looks {
-            (host.has_room, host.looked_at) = (keeper.takes_writes(), self.now);
+            (host.room, host.looked_at) = (keeper.room(), self.now);
         }
-        let told = keeper.set_takes_writes(!full && host.has_room);
+        let told = keeper.set_room(if full { Room::NONE } else { host.room });
         let mut outcome = keeper.process(now, messages);
         outcome.replies.splice(0..0, told.replies);
         self.outcome(silo, outcome);

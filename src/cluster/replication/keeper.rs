@@ -17,7 +17,7 @@ use crate::base::id::{Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
 use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::acceptor::slot::Slot;
-use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, Session};
+use crate::cluster::replication::acceptor::{Acceptor, Change, Effect, Opening, Room, Session};
 use crate::cluster::replication::message::{
     Answer, BlockData, FromSilo, Listing, Parcel, ReadRefusal, Refusal, Request, Run, RunKind, ToSilo,
 };
@@ -124,16 +124,18 @@ impl Keeper {
     }
 
     /// Whether the silo has room for new writes beside what it keeps for those that are sequenced already (rule 6).
-    pub fn takes_writes(&self) -> bool {
+    pub fn room(&self) -> Room {
         let volumes: BTreeSet<VolumeId> = self.acceptor.slots().map(|(key, _)| key.volume).collect();
-        self.silo.takes_writes(volumes.len().max(1) as u64 * RESERVE_BYTES_A_VOLUME)
+        let promised = volumes.len().max(1) as u64 * RESERVE_BYTES_A_VOLUME;
+        let takes_writes = self.silo.takes_writes(promised);
+        Room { takes_writes, transfer_bytes: self.silo.room_above(promised) }
     }
 
     /// Lets the writers know whether there is room, if that has changed.
-    pub fn set_takes_writes(&mut self, takes_writes: bool) -> Outcome {
+    pub fn set_room(&mut self, room: Room) -> Outcome {
         let mut outcome = Outcome::default();
         let mut effects = Vec::new();
-        self.acceptor.set_takes_writes(takes_writes, &mut effects);
+        self.acceptor.set_room(room, &mut effects);
         self.carry_out(&mut effects, &mut outcome);
         outcome
     }

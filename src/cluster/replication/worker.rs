@@ -122,22 +122,22 @@ impl Worker {
 
     /// Carries out messages and answers them; their records go to the disk with one write.
     ///
-    /// Where all of them are writes that ask for durability at once, their client waits for nothing else: then the
-    /// thread that has them had better sync too, if syncs are quick, instead of waking another. What to sync is
-    /// returned; [`Worker::synced_here`] must follow.
+    /// A write alone that asks for durability at once is one whose client waits for nothing else: then the thread that has
+    /// it had better sync too, if syncs are quick, instead of waking another. What to sync is returned;
+    /// [`Worker::synced_here`] must follow. Where there are more, others come while these are synced.
     #[must_use]
     pub fn process(&mut self, messages: &mut Vec<(NodeId, Session, ToSilo)>) -> Option<Marks> {
         if messages.is_empty() {
             return None;
         }
-        let sync_here = self.syncs_are_quick && messages.iter().all(|(_, _, message)| message.is_synced_write());
+        let is_alone = matches!(&messages[..], [(_, _, message)] if message.is_synced_write());
+        let sync_here = self.syncs_are_quick && is_alone;
         let now = Moment::now();
         let check = now.since(self.checked_at) >= SPACE_CHECK_EVERY;
         if check {
             self.checked_at = now;
             self.keeper.forget_rest();
-            let takes_writes = self.keeper.takes_writes();
-            let outcome = self.keeper.set_takes_writes(takes_writes);
+            let outcome = self.keeper.set_room(self.keeper.room());
             self.dispatch(outcome);
         }
         for (_, session, message) in messages.iter() {

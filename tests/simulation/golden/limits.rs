@@ -245,3 +245,36 @@ pub fn what_is_trimmed_while_silos_are_full_becomes_durable_by_itself() {
     }
     s.end();
 }
+
+/// Its silo has no room for a single block, and it would have none for ever if it got nothing: what it holds it must keep
+/// until it adopts.
+#[test]
+fn a_copy_that_lacks_only_what_was_trimmed_catches_up_on_a_full_silo() {
+    let mut s = Script::begin("trimmed_behind_while_full", Shape::one(3));
+    let w = s.serve(1);
+    s.write(w, 0);
+    s.flush(w);
+    s.wait(50);
+    s.crash(3);
+    s.say("s3 misses one write, and the trim of that and of all else");
+    s.write(w, 300);
+    s.trim(w, 0, 301);
+    s.flush(w);
+    s.world.silos[2].full_until = u64::MAX;
+    s.open(3);
+    s.wait(2000);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    s.expect(w, 0, 0);
+    s.say("what another lacks has bytes, and waits for room");
+    s.crash(3);
+    let b = s.write(w, 1);
+    s.flush(w);
+    s.open(3);
+    s.wait(2000);
+    assert_ne!(s.vote(3, 0), s.vote(1, 0));
+    s.world.silos[2].full_until = 0;
+    s.wait(4000);
+    assert_eq!(s.vote(3, 0), s.vote(1, 0));
+    s.expect(w, 1, b);
+    s.end();
+}

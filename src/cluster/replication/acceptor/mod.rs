@@ -19,7 +19,7 @@ use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::acceptor::slot::Slot;
 use crate::cluster::replication::message::{
-    Answer, FromSilo, Listing, Promised, ReadRefusal, Refusal, Request, ToSilo,
+    Answer, FromSilo, Listing, Parcel, Promised, ReadRefusal, Refusal, Request, ToSilo,
 };
 use crate::store::slot::{SlotState, Vote};
 
@@ -92,11 +92,36 @@ pub struct Opening {
     pub fsync_failed: bool,
 }
 
+/// What a silo has space for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// New writes, beside all that was promised.
+    pub takes_writes: bool,
+    /// Bytes of transfers while it takes no writes: what lies above what was promised and is no use to anybody else. With
+    /// it a copy may catch up that lacks little, or only what was trimmed, and let go of what it holds beside that.
+    pub transfer_bytes: u64,
+}
+
+impl Room {
+    pub const AMPLE: Room = Room { takes_writes: true, transfer_bytes: u64::MAX };
+    pub const NONE: Room = Room { takes_writes: false, transfer_bytes: 0 };
+
+    /// Takes a transfer into account, if there is room for it.
+    fn takes(&mut self, parcel: &Parcel) -> bool {
+        let bytes = parcel.records.len() as u64;
+        let fits = self.takes_writes || bytes <= self.transfer_bytes;
+        if fits {
+            self.transfer_bytes = self.transfer_bytes.saturating_sub(bytes);
+        }
+        fits
+    }
+}
+
 /// All slots of one silo.
 pub struct Acceptor {
     opening: Opening,
     slots: BTreeMap<SlotKey, Slot>,
-    takes_writes: bool,
+    room: Room,
     fault: Option<String>,
     /// The slots of which records were taken that the host has not written yet.
     unwritten: Vec<SlotKey>,
@@ -106,7 +131,7 @@ impl Acceptor {
     /// The acceptor of a silo just opened, with the states recovered from its store.
     pub fn new(opening: Opening, states: Vec<(SlotKey, SlotState)>, now: Moment) -> Self {
         let slots = states.into_iter().map(|(key, state)| (key, Slot::recovered(key, state, now))).collect();
-        Self { opening, slots, takes_writes: true, fault: None, unwritten: Vec::new() }
+        Self { opening, slots, room: Room::AMPLE, fault: None, unwritten: Vec::new() }
     }
 
     pub fn opening(&self) -> &Opening {
@@ -118,12 +143,13 @@ impl Acceptor {
         self.opening.chain = vec![self.opening.incarnation];
     }
 
-    /// Whether there is space for new writes; goes out with every acknowledgement, and with one of its own when it
+    /// Whether there is space for new writes goes out with every acknowledgement, and with one of its own when it
     /// changes: a writer that was refused space asks for nothing that would be acknowledged.
-    pub fn set_takes_writes(&mut self, takes_writes: bool, out: &mut Vec<Effect>) {
-        if std::mem::replace(&mut self.takes_writes, takes_writes) != takes_writes && self.fault.is_none() {
+    pub fn set_room(&mut self, room: Room, out: &mut Vec<Effect>) {
+        let before = std::mem::replace(&mut self.room, room);
+        if before.takes_writes != room.takes_writes && self.fault.is_none() {
             let told = self.slots.values().filter(|slot| slot.has_writer());
-            out.extend(told.map(|slot| slot.ack(&self.opening, takes_writes)));
+            out.extend(told.map(|slot| slot.ack(&self.opening, room.takes_writes)));
         }
     }
 
@@ -145,7 +171,7 @@ impl Acceptor {
         for key in std::mem::take(&mut self.unwritten) {
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.take_back(reached.get(&key).copied());
-                out.push(slot.ack(&self.opening, self.takes_writes));
+                out.push(slot.ack(&self.opening, self.room.takes_writes));
             }
         }
     }
@@ -189,7 +215,7 @@ impl Acceptor {
                     return;
                 };
                 let was_written = !slot.has_unwritten();
-                slot.append(now, session, append, &self.opening, self.takes_writes, out);
+                slot.append(now, session, append, &self.opening, self.room.takes_writes, out);
                 if was_written && slot.has_unwritten() {
                     self.unwritten.push(key);
                 }
@@ -255,7 +281,7 @@ impl Acceptor {
                     out.push(self.refused(session, volume, Some(slot), Epoch::ZERO, Refusal::OutOfStep));
                     return;
                 };
-                state.request(session, request, &self.opening, self.takes_writes, out);
+                state.request(session, request, &self.opening, &mut self.room, out);
             }
         }
     }
@@ -311,7 +337,7 @@ impl Acceptor {
             incarnation: self.opening.incarnation,
             chain: self.opening.chain.clone(),
             sent: ask.sent,
-            takes_writes: self.takes_writes,
+            takes_writes: self.room.takes_writes,
             slots: votes,
         };
         out.push(self.reply(session, volume, Answer::Promised(promised)));
@@ -380,7 +406,7 @@ impl Acceptor {
         for (key, mark) in marks {
             if let Some(slot) = self.slots.get_mut(key) {
                 slot.synced(*mark);
-                out.push(slot.ack(&self.opening, self.takes_writes));
+                out.push(slot.ack(&self.opening, self.room.takes_writes));
             }
         }
         if self.slots.values().any(Slot::wants_sync) {

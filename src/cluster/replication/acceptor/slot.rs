@@ -6,7 +6,7 @@ use crate::base::clock::Moment;
 use crate::base::id::{ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey};
 use crate::base::mutant::{Mutant, on};
 use crate::base::record::RecordKind;
-use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Session};
+use crate::cluster::replication::acceptor::{Change, Effect, Opening, Promotion, Room, Session};
 use crate::cluster::replication::message::{
     Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Refusal, Request, SlotNews, SlotVote,
 };
@@ -367,7 +367,7 @@ impl Slot {
         session: Session,
         request: Request,
         opening: &Opening,
-        takes_writes: bool,
+        room: &mut Room,
         out: &mut Vec<Effect>,
     ) {
         let (epoch, incarnation) = match &request {
@@ -389,11 +389,11 @@ impl Slot {
             return;
         }
         let taken = match request {
-            Request::Sync { upto, .. } => self.sync(upto, opening, takes_writes, out),
+            Request::Sync { upto, .. } => self.sync(upto, opening, room.takes_writes, out),
             Request::AdoptAsIs { attempt, expected, .. } => self.adopt_as_is(epoch, attempt, expected, opening, out),
             Request::CatchUp { attempt, base, floor, .. } => self.catch_up(epoch, attempt, base, floor, out),
-            // What is left of a full silo is for the stream. The writer asks again.
-            Request::Transfer { .. } if !takes_writes => true,
+            // What is left of a full silo was promised to the stream. The writer asks again.
+            Request::Transfer { parcel, .. } if !room.takes(&parcel) => true,
             Request::Transfer { attempt, cursor, parcel, .. } => self.transfer(attempt, cursor, parcel, opening, out),
             Request::Adopt { attempt, .. } => self.adopt(epoch, attempt, opening, out),
             Request::Repair { block, parcel, .. } => self.repair(epoch, block, &parcel, out),
