@@ -18,6 +18,8 @@ use crate::tools::{run, tool};
 
 /// The longest that one write may take while a disk fails: the others answer.
 const STALL_MAX: Duration = Duration::from_secs(10);
+/// What a node may log in a test of this kind.
+const LOG_LINES_MAX: usize = 200;
 
 /// Three nodes, the last with its silo on this disk, and a volume attached to the first.
 fn cluster_on(disk: &LoopDisk) -> (Cluster, SiloId) {
@@ -94,6 +96,10 @@ fn a_disk_that_refuses_writes_takes_its_silo_out_of_service_and_the_volume_goes_
         let client = Client::connect(&cluster.socket(1, "pg"), "pg").await.unwrap();
         verify(&client, 0..256, life + 1).await;
     });
+    // It is said once, and nobody tries for ever: the log must not fill the next disk.
+    let log = cluster.log(2);
+    assert_eq!(log.lines().filter(|line| line.contains("is out of service")).count(), 1, "{log}");
+    assert!(log.lines().count() < LOG_LINES_MAX, "{log}");
     eprintln!("the silo was out of service after {} rounds of 256 writes", life - 1);
     drop(cluster);
 }

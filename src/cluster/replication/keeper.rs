@@ -403,10 +403,11 @@ impl Keeper {
 
     /// Something before a reply failed: no reply of this batch is sent, and the silo is out of service.
     fn fault(&mut self, error: &StoreError, outcome: &mut Outcome) {
-        tracing::error!("silo {} is out of service: {error}", self.silo.id().short());
         self.batch.clear();
         self.batch_is_foreign = true;
-        self.acceptor.set_fault(error.to_string());
+        if self.acceptor.set_fault(error.to_string()) {
+            tracing::error!("silo {} is out of service: {error}", self.silo.id().short());
+        }
         let reason = Refusal::Faulted(error.to_string());
         for (_, reply) in &mut outcome.replies {
             let answer = Answer::Refused { slot: None, epoch: Epoch::ZERO, reason: reason.clone() };

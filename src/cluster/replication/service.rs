@@ -583,6 +583,31 @@ mod tests {
         service.stop().unwrap();
     }
 
+    /// Whoever waits for durability there waits for ever, and nobody may sync for them again and again.
+    #[test]
+    fn a_silo_whose_sync_failed_rests() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let disk = FaultyDisk::new(1);
+        Silo::format(Arc::new(disk.clone()), SiloId([1; 16])).unwrap();
+        let silo = Silo::open(Arc::new(disk.clone()), SiloOptions::new(1 << 30, Incarnation(5), [7; 16])).unwrap();
+        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
+        let (answers, answered) = channel();
+        let session = service.handle().open(Arc::new(move |answer| answers.send(answer).unwrap()));
+        session.deliver(WRITER, promote(1));
+        session.deliver(WRITER, adopt(Incarnation(5)));
+        assert!((0..2).all(|_| answered.recv().is_ok()));
+        disk.fail_sync_after(0);
+        session.deliver(WRITER, append(1, Incarnation(5), true));
+        assert_eq!(acknowledged(&answered), (Seq(1), Seq(0)));
+        let refused = |answer| matches!(answer, FromSilo::Rare(_, _, Answer::Refused { .. }));
+        while !refused({
+            session.deliver(WRITER, promote(1));
+            answered.recv().unwrap()
+        }) {}
+        assert!(take(&service.handle().worker).next_sync().is_none());
+        assert!(service.stop().is_err(), "it is not closed in order");
+    }
+
     #[test]
     fn what_a_connection_does_itself_keeps_its_place_and_never_waits_for_the_worker() {
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -153,9 +153,11 @@ impl Acceptor {
         }
     }
 
-    /// The silo is out of service for good: every frame is refused with the reason.
-    pub fn set_fault(&mut self, why: String) {
+    /// The silo is out of service for good: every frame is refused with the first reason. Whether that is news.
+    pub fn set_fault(&mut self, why: String) -> bool {
+        let is_news = self.fault.is_none();
         self.fault.get_or_insert(why);
+        is_news
     }
 
     /// All records that were taken are in the log.
@@ -394,8 +396,12 @@ impl Acceptor {
         out.push(self.reply(session, volume, answer));
     }
 
-    /// The numbers that a sync started now will have made durable; none if nobody waits.
+    /// The numbers that a sync started now will have made durable; none if nobody waits, or the silo is out of service:
+    /// whoever waits there waits for ever.
     pub fn begin_sync(&mut self) -> Vec<(SlotKey, Seq)> {
+        if self.fault.is_some() {
+            return Vec::new();
+        }
         let waiting = self.slots.iter_mut().filter(|(_, slot)| slot.wants_sync());
         waiting.map(|(key, slot)| (*key, slot.begin_sync())).collect()
     }
