@@ -596,9 +596,12 @@ mod tests {
         session.deliver(WRITER, promote(1));
         session.deliver(WRITER, adopt(Incarnation(5)));
         assert!((0..2).all(|_| answered.recv().is_ok()));
-        disk.fail_sync_after(0);
         session.deliver(WRITER, append(1, Incarnation(5), true));
         assert_eq!(acknowledged(&answered), (Seq(1), Seq(0)));
+        assert_eq!(acknowledged(&answered), (Seq(1), Seq(1)));
+        disk.fail_sync_after(0);
+        session.deliver(WRITER, append(2, Incarnation(5), true));
+        assert_eq!(acknowledged(&answered), (Seq(2), Seq(1)));
         let refused = |answer| matches!(answer, FromSilo::Rare(_, _, Answer::Refused { .. }));
         while !refused({
             session.deliver(WRITER, promote(1));

@@ -46,7 +46,7 @@ fn script(disk: &FaultyDisk, reached: &mut Reached) -> Result<()> {
     sync(&silo, reached)?;
     let mut zeroes = 0;
     for op in ops(&mut chooser, 1, 20..40) {
-        append(&silo, reached, vec![op])?;
+        append(&silo, reached, vec![Op { count: op.count.min(4), ..op }])?;
         sync(&silo, reached)?;
         zeroes += u32::from(silo.zeroes_due());
         silo.zero_ahead()?;
