@@ -175,7 +175,7 @@ impl Copy<'_> {
             (_, SiloState::Stalled) => (ReplicaState::Stalled, format!("is stalled: {why}")),
             (Some(Told::Live), _) => return (ReplicaState::UpToDate, None),
             (Some(Told::CatchingUp), _) if self.lacks_room() => {
-                let said = format!("cannot catch up{}: its silo is full", self.behind());
+                let said = format!("waits for room to catch up{}: its silo is full", self.behind());
                 (ReplicaState::CatchingUp, said)
             }
             (Some(Told::CatchingUp), _) => (ReplicaState::CatchingUp, format!("is catching up{}", self.moved())),
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up, 3MiB moved so far"));
         let full = SiloReport { takes_writes: false, ..told(3, Told::CatchingUp, Some(4096), Some(0)) };
         let (slot, mend) = slot_of([up(1), up(2), up(3)], three(full));
-        assert_eq!(slot.reason.as_deref(), Some("the copy on c cannot catch up, 4KiB behind: its silo is full"));
+        assert_eq!(slot.reason.as_deref(), Some("the copy on c waits for room to catch up, 4KiB behind: its silo is full"));
         assert!(mend.is_some_and(|mend| mend.starts_with("make room on the disk of c")));
         let (slot, _) = slot_of([up(1), up(2), up(3)], three(told(3, Told::Leased(1200), None, None)));
         assert_eq!(slot.reason.as_deref(), Some("the copy on c keeps an earlier writer's lease for another 2s"));

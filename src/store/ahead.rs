@@ -161,7 +161,7 @@ mod tests {
                 }
             });
             for seq in 1..1500 {
-                places.extend(log.append_with(&[record(seq)], u64::MAX, Caching::Keep).unwrap());
+                places.extend(log.append_with(&[record(seq)], || u64::MAX, Caching::Keep).unwrap());
                 let writer = log.writer();
                 let current = writer.current.as_ref().unwrap();
                 in_zeroes += u32::from(writer.ahead.zeroed(current.number).contains(&current.offset));

@@ -61,7 +61,7 @@ impl Silo {
     pub fn sync(&self) -> Result<()> {
         self.check_fault()?;
         self.sync_log()?;
-        self.log.prepare(self.log_limit_bytes()).map_err(|error| self.log_failure(error))
+        self.log.prepare(|| self.log_limit_bytes()).map_err(|error| self.log_failure(error))
     }
 
     /// Whether [`Silo::zero_ahead`] has something to do.
@@ -128,7 +128,7 @@ impl Silo {
 
     /// Writes to the log; the gates of the records' slots are held.
     pub(crate) fn write(&self, records: &[Record], caching: Caching) -> Result<Vec<Position>> {
-        let written = self.log.append_with(records, self.log_limit_bytes(), caching);
+        let written = self.log.append_with(records, || self.log_limit_bytes(), caching);
         let places = written.map_err(|error| self.log_failure(error))?;
         let bytes: usize = records.iter().map(Record::len).sum();
         self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -183,18 +183,20 @@ impl Log {
 
     /// Writes a batch and says where the entry of each record begins. `limit_bytes` bounds all segments together.
     pub(crate) fn append(&self, records: &[Record], limit_bytes: u64) -> Result<Vec<Position>, LogError> {
-        self.append_with(records, limit_bytes, Caching::Keep)
+        self.append_with(records, || limit_bytes, Caching::Keep)
     }
+
+    /// As [`Log::append`]; the limit is asked for only where a segment is to be made.
 
     pub(crate) fn append_with(
         &self,
         records: &[Record],
-        limit_bytes: u64,
+        limit_bytes: impl Fn() -> u64,
         caching: Caching,
     ) -> Result<Vec<Position>, LogError> {
         let mut writer = self.ready_for(records)?;
         for _ in writer.spares.len()..self.rolls(&writer, records)? {
-            self.make_spare(&mut writer, limit_bytes)?;
+            self.make_spare(&mut writer, limit_bytes())?;
         }
         let mut places = Vec::with_capacity(records.len());
         let mut rest = records;
@@ -255,7 +257,7 @@ impl Log {
 
     /// Makes the next segment ahead of its use once this one is half full, so that no append waits for it. A full
     /// disk is no failure here: the append that needs the segment will be refused.
-    pub(crate) fn prepare(&self, limit_bytes: u64) -> Result<(), LogError> {
+    pub(crate) fn prepare(&self, limit_bytes: impl FnOnce() -> u64) -> Result<(), LogError> {
         let (number, continues) = {
             let mut writer = self.writer();
             let half_full = writer.current.as_ref().is_some_and(|current| current.offset > current.bytes / 2);
@@ -269,7 +271,7 @@ impl Log {
             (number, continues)
         };
         // Appends go on meanwhile; one that needs the segment waits for it.
-        let made = self.make_segment(number, continues, limit_bytes);
+        let made = self.make_segment(number, continues, limit_bytes());
         let mut writer = self.writer();
         writer.is_making = false;
         self.settled.notify_all();
