@@ -427,7 +427,10 @@ mod tests {
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up, 3MiB moved so far"));
         let full = SiloReport { takes_writes: false, ..told(3, Told::CatchingUp, Some(4096), Some(0)) };
         let (slot, mend) = slot_of([up(1), up(2), up(3)], three(full));
-        assert_eq!(slot.reason.as_deref(), Some("the copy on c waits for room to catch up, 4KiB behind: its silo is full"));
+        assert_eq!(
+            slot.reason.as_deref(),
+            Some("the copy on c waits for room to catch up, 4KiB behind: its silo is full")
+        );
         assert!(mend.is_some_and(|mend| mend.starts_with("make room on the disk of c")));
         let (slot, _) = slot_of([up(1), up(2), up(3)], three(told(3, Told::Leased(1200), None, None)));
         assert_eq!(slot.reason.as_deref(), Some("the copy on c keeps an earlier writer's lease for another 2s"));
