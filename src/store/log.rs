@@ -187,7 +187,6 @@ impl Log {
     }
 
     /// As [`Log::append`]; the limit is asked for only where a segment is to be made.
-
     pub(crate) fn append_with(
         &self,
         records: &[Record],
