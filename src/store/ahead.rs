@@ -17,7 +17,8 @@ use crate::store::error::Operation;
 use crate::store::log::{Log, LogError, Writer};
 use crate::store::segment::entry_bytes;
 
-/// A sync of less than this is a small one.
+/// A sync of less than this is a small one. With more, zeroes take as much of the disk as the records do, and what they
+/// save counts for little.
 const SMALL_SYNC_BYTES: u64 = 48 << 10;
 /// So many small syncs one after the other are a rhythm.
 const SMALL_SYNCS: u32 = 8;
