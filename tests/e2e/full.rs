@@ -132,55 +132,49 @@ fn is_full(silo: &Silo) -> bool {
     silo.space.is_some_and(|space| space.full)
 }
 
-/// Whether exactly the silos of these nodes are said to be full, by every node.
-fn until_full(cluster: &Cluster, full: &[usize]) {
-    let ids: Vec<_> = full.iter().map(|node| silo(cluster, *node).id).collect();
-    for node in 0..3 {
-        cluster.until(node, &format!("the silos of {full:?} are full"), |status| {
+/// The nodes whose silos are full.
+fn full_nodes(cluster: &Cluster) -> Vec<usize> {
+    (0..3).filter(|node| is_full(&silo(cluster, *node))).collect()
+}
+
+/// What a volume that refuses writes needs: what a third silo has room for depends on how its disk was filled.
+fn most(full: &[usize]) -> bool {
+    full.len() >= 2
+}
+
+/// For scripts and for people, sooner or later, on every node: which silos are full, how much is missing, and that nothing
+/// else is wrong. `expected` says whether these nodes' silos are the right ones.
+fn assert_told(cluster: &Cluster, expected: impl Fn(&[usize]) -> bool) {
+    let (mut full, mut last) = (Vec::new(), None);
+    let is_told = || {
+        full = full_nodes(cluster);
+        let ids: Vec<_> = full.iter().map(|node| silo(cluster, *node).id).collect();
+        let all = [0, 1, 2].map(|node| cluster.status(node));
+        let agreed = all.iter().all(|status| {
             let mut silos = status.nodes.iter().flat_map(|node| &node.silos);
             silos.all(|silo| silo.state == SiloState::Up && is_full(silo) == ids.contains(&silo.id))
         });
-    }
-}
-
-/// The nodes whose silos are full, once every node says so of the same ones, and they are a majority: a volume that refuses
-/// writes needs no more, and what a third silo has room for depends on how its disk was filled.
-fn until_most_are_full(cluster: &Cluster) -> Vec<usize> {
-    let mut full = Vec::new();
-    let agreed = || {
-        full = (0..3).filter(|node| is_full(&silo(cluster, *node))).collect();
-        let ids: Vec<_> = full.iter().map(|node| silo(cluster, *node).id).collect();
-        let seen = |node: usize| -> Vec<bool> {
-            let status = cluster.status(node);
-            let silos = status.nodes.iter().flat_map(|node| &node.silos);
-            silos.map(|silo| is_full(silo) == ids.contains(&silo.id)).collect()
-        };
-        full.len() >= 2 && (0..3).all(|node| seen(node).into_iter().all(|same| same))
+        let status = &all[1];
+        let well = status.nodes.iter().all(|node| node.state == NodeState::Up);
+        let warned = status.warnings.len() == full.len()
+            && ids.iter().all(|id| {
+                let of_it = |message: &str| message.contains(&id.short()) && message.contains("full");
+                status.warnings.iter().any(|warning| of_it(&warning.message) && warning.hint.is_some())
+            });
+        last = Some(all);
+        expected(&full) && agreed && well && warned
     };
-    assert!(eventually(PATIENCE, agreed), "the volume refuses writes: {:#?}", cluster.status(0).nodes);
-    full
-}
-
-/// For scripts and for people: which silo, how much is missing, and that nothing else is wrong.
-fn assert_told(cluster: &Cluster, full: &[usize]) {
-    until_full(cluster, full);
-    let status = cluster.status(1);
-    assert!(status.nodes.iter().all(|node| node.state == NodeState::Up), "{status:#?}");
-    assert_eq!(status.warnings.len(), full.len(), "{:#?}", status.warnings);
+    assert!(eventually(PATIENCE, is_told), "{full:?} are full: {last:#?}");
     let table = cluster.run(1, &["status"]);
     for node in full {
-        let told = silo(cluster, *node);
+        let told = silo(cluster, node);
         let space = told.space.unwrap();
         assert!(space.missing_bytes > 0, "{told:#?}");
         assert!(told.used_bytes.unwrap() <= told.capacity_bytes, "{told:#?}");
-        let named = status.warnings.iter().any(|warning| {
-            let message = &warning.message;
-            message.contains(&told.id.short()) && message.contains("full") && warning.hint.is_some()
-        });
-        assert!(named && table.contains(&format!("silo {}", told.id.short())), "{:#?}\n{table}", status.warnings);
-        let shown: Node = cluster.ask(*node, &["node", "show"]);
+        assert!(table.contains(&format!("silo {}", told.id.short())), "{table}");
+        let shown: Node = cluster.ask(node, &["node", "show"]);
         assert!(is_full(&shown.silos[0]), "{shown:#?}");
-        let table = cluster.run(*node, &["node", "show"]);
+        let table = cluster.run(node, &["node", "show"]);
         assert!(table.contains("full") && table.contains("takes no new writes until"), "{table}");
     }
 }
@@ -216,7 +210,7 @@ fn silos_filled_to_their_capacity_lose_nothing_and_go_on_once_there_is_room() {
 
     let filled = pg.fill(&cluster);
     eprintln!("{filled:?} of {mib} MiB: {:?}", silo(&cluster, 1).space);
-    assert_told(&cluster, &until_most_are_full(&cluster));
+    assert_told(&cluster, most);
     for node in 0..3 {
         let taken = taken_on_disk(&cluster, node);
         assert!(taken <= mib * MIB, "the silo of node {node} takes {taken} bytes on its disk");
@@ -245,7 +239,7 @@ fn killed_while_full(cluster: &mut Cluster, pg: &Volume) {
         cluster.until_volume(0, volume, VolumeState::Healthy);
     }
     pg.verify(cluster, 0);
-    assert_told(cluster, &until_most_are_full(cluster));
+    assert_told(cluster, most);
 }
 
 /// Trimmed data makes room, which is taken again.
@@ -259,7 +253,7 @@ fn trimmed_while_full(cluster: &Cluster, pg: &Volume, filled: &Done) {
     // Not quite as much as before: what is left of segments that are nearly full is not worth copying.
     assert!(again.bytes > filled.bytes * 8 / 10, "{filled:?} before, {again:?}");
     pg.verify(cluster, 0);
-    until_most_are_full(cluster);
+    assert_told(cluster, most);
 }
 
 /// So does another volume that is deleted; until then it is as it was.
@@ -296,7 +290,7 @@ fn a_volume_goes_on_without_its_one_full_silo_which_catches_up_once_there_is_roo
     let pg = Volume::create(&cluster, "pg", "2GiB");
     // More than the small silo has room for, and more than the writer remembers for it.
     pg.write(&cluster, 288);
-    assert_told(&cluster, &[2]);
+    assert_told(&cluster, |full| full == [2]);
     cluster.until_volume(1, pg.name, VolumeState::Degraded);
     pg.write(&cluster, 16);
     pg.verify(&cluster, 0);
@@ -307,7 +301,7 @@ fn a_volume_goes_on_without_its_one_full_silo_which_catches_up_once_there_is_roo
     cluster.wait(2);
     let took = cluster.until_volume(2, pg.name, VolumeState::Healthy);
     eprintln!("the copy had caught up {took:?} after its silo had room");
-    assert_told(&cluster, &[]);
+    assert_told(&cluster, <[usize]>::is_empty);
     pg.verify_copy(&cluster, 2);
 }
 
@@ -333,14 +327,14 @@ fn disks_that_somebody_else_fills_are_full_silos_until_they_are_freed() {
     // One of three: nobody who writes is the wiser.
     let foreign = take_the_rest(&disks[2]);
     pg.write(&cluster, 96);
-    assert_told(&cluster, &[2]);
+    assert_told(&cluster, |full| full == [2]);
     fs::remove_file(foreign).unwrap();
     cluster.until_volume(1, pg.name, VolumeState::Healthy);
-    until_full(&cluster, &[]);
+    assert_told(&cluster, <[usize]>::is_empty);
     // All of them.
     let foreign = disks.each_ref().map(take_the_rest);
     let filled = pg.fill(&cluster);
-    assert_told(&cluster, &until_most_are_full(&cluster));
+    assert_told(&cluster, most);
     pg.verify(&cluster, 0);
     foreign.iter().for_each(|path| fs::remove_file(path).unwrap());
     let after = pg.until_taken(&cluster, "the disks were freed");
@@ -348,7 +342,7 @@ fn disks_that_somebody_else_fills_are_full_silos_until_they_are_freed() {
     // The disks' own end, reached by the volume itself.
     let filled = pg.fill(&cluster);
     eprintln!("{filled:?} on disks of 512 MiB");
-    assert_told(&cluster, &until_most_are_full(&cluster));
+    assert_told(&cluster, most);
     pg.verify(&cluster, 0);
     pg.trim_half(&cluster);
     pg.until_taken(&cluster, "half of the volume was trimmed");
