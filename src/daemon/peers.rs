@@ -31,7 +31,7 @@ pub const GROUP_SERVICE: u8 = 1;
 /// The service number of [`Ask`].
 pub const NODE_SERVICE: u8 = 2;
 /// How often members are asked for a sign of life, and how long they may take.
-const PING_EVERY: Duration = Duration::from_millis(500);
+const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a node that stops waits for its fellows to take its good-bye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(300);

@@ -43,6 +43,8 @@ const READ_BYTES: usize = 1 << 20;
 /// Bytes that one step reads at the most, however little it finds.
 const STEP_READ_BYTES: u32 = 16 << 20;
 const BLOCK: usize = BLOCK_BYTES as usize;
+/// The most that the copy of a block takes: it may be a record by itself.
+const COPY_BYTES: u64 = entry_bytes(HEADER_BYTES + 4 + BLOCK) as u64;
 /// Benefits are compared as whole numbers of so many binary places.
 const BENEFIT_BITS: u32 = 16;
 
@@ -57,6 +59,8 @@ pub struct Cleaned {
     pub removed: u64,
     /// Whether another step would find something to do now.
     pub more: bool,
+    /// Whether it would if there were room on the disk to copy to.
+    pub lacks_room: bool,
 }
 
 /// Where cleaning stands.
@@ -92,6 +96,15 @@ struct Live {
 /// The blocks of one group that were copied: index in the group, the version as it lay, and where its copy lies.
 type GroupMoves = (Arc<Slot>, Vec<(usize, Version, Place)>);
 
+/// What there is to empty.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Victim,
+    /// Only what needs more room to copy to than there is.
+    NoneFits,
+    Nothing,
+}
+
 /// What a step has gathered.
 #[derive(Default)]
 struct Harvest {
@@ -120,13 +133,15 @@ impl Silo {
         let removed = self.remove_dead()?;
         let mut cleaned = Cleaned { removed, gained_bytes: removed * self.segment_bytes(), ..Cleaned::default() };
         self.prepare_reserve()?;
-        if self.choose(&mut cleaning) {
+        let mut choice = self.choose(&mut cleaning);
+        if choice == Choice::Victim {
             let (moved, emptied) = self.empty_some(&mut cleaning)?;
             cleaned.moved_bytes = moved;
             cleaned.gained_bytes += emptied.saturating_sub(moved);
             cleaned.removed += self.remove_dead()?;
-            cleaned.more = self.choose(&mut cleaning);
+            choice = self.choose(&mut cleaning);
         }
+        (cleaned.more, cleaned.lacks_room) = (choice == Choice::Victim, choice == Choice::NoneFits);
         self.space.cleaned(&cleaned);
         self.space.emptied(cleaning.victim.map_or(0, |(_, offset)| offset));
         Ok(cleaned)
@@ -173,28 +188,47 @@ impl Silo {
         let kept = |number: u32| damaged.is_some_and(|first| (first..self.space.first_segment).contains(&number));
         let counts = self.usage.all();
         let free = |number: &u32| {
-            *number < checkpoint && !pinned.contains(number) && !kept(*number) && !self.log.is_cold_end(*number)
+            let unread = *number < checkpoint || self.log.is_cold(*number);
+            unread && !pinned.contains(number) && !kept(*number) && !self.log.is_cold_end(*number)
         };
         let numbers = self.log.numbers().into_iter().filter(free);
         numbers.map(|number| (number, counts.get(&number).copied().unwrap_or(0))).collect()
     }
 
-    /// Makes sure that there is a segment to empty; false if none is worth it now.
-    fn choose(&self, cleaning: &mut Cleaning) -> bool {
+    /// Makes sure that there is a segment to empty, if one is worth it now.
+    ///
+    /// Where nothing can be made to copy to, the room at hand must do for all that is left of a segment: one that is half
+    /// emptied gives nothing back, and the room is gone. So it is the emptiest then, also in place of one that was begun.
+    fn choose(&self, cleaning: &mut Cleaning) -> Choice {
         let candidates = self.cleanable();
-        if cleaning.victim.is_some_and(|(victim, _)| candidates.iter().any(|(number, _)| *number == victim)) {
-            return true;
+        let room = self.room_for_copies();
+        let fits = |blocks: u32| room.is_none_or(|room| u64::from(blocks) * COPY_BYTES <= room);
+        if let Some((victim, _)) = cleaning.victim
+            && candidates.iter().any(|(number, blocks)| *number == victim && fits(*blocks))
+        {
+            return Choice::Victim;
         }
         cleaning.victim = None;
         cleaning.kept.retain(|number, held| candidates.contains(&(*number, *held)));
-        let fullest = self.fullest_blocks();
+        let percent = self.fullest_percent();
+        // What was copied is not copied again for the sake of what the copies took beside their blocks.
+        let holds = |number: u32| self.log.copies_in(number).map_or(self.segment_bytes() / BLOCK_BYTES, u64::from);
+        let is_worth = |number: u32, blocks: u32| u64::from(blocks) * 100 <= holds(number) * percent;
         let newest = self.log.next_number();
-        let best = candidates
+        let worth: Vec<(u32, u32)> = candidates
             .into_iter()
-            .filter(|(number, blocks)| *blocks <= fullest && !cleaning.kept.contains_key(number))
-            .max_by_key(|(number, blocks)| self.benefit(*number, *blocks, newest));
-        cleaning.victim = best.map(|(number, _)| (number, SEGMENT_HEADER_BYTES));
-        cleaning.victim.is_some()
+            .filter(|(number, blocks)| is_worth(*number, *blocks) && !cleaning.kept.contains_key(number))
+            .collect();
+        let best = match room {
+            None => worth.iter().max_by_key(|(number, blocks)| self.benefit(*number, *blocks, newest)),
+            Some(_) => worth.iter().filter(|(_, blocks)| fits(*blocks)).min_by_key(|(_, blocks)| *blocks),
+        };
+        cleaning.victim = best.map(|(number, _)| (*number, SEGMENT_HEADER_BYTES));
+        match best {
+            Some(_) => Choice::Victim,
+            None if worth.is_empty() => Choice::Nothing,
+            None => Choice::NoneFits,
+        }
     }
 
     /// What cleaning a segment is worth: the room that it gives, for as long as that is likely to stay, for what is read
@@ -219,8 +253,12 @@ impl Silo {
             }
             other => other?,
         };
-        let bytes = harvest.live.len() as u64 * BLOCK_BYTES;
-        self.relocate(&harvest)?;
+        let copied = self.relocate(&harvest)?;
+        let bytes = copied as u64 * BLOCK_BYTES;
+        if copied < harvest.live.len() {
+            // There was no room for more. What was copied is no longer there when this part is read again.
+            return Ok((bytes, 0));
+        }
         self.findings_of_cleaning().add(harvest.bad, harvest.bad_blocks);
         cleaning.victim = next.map(|offset| (victim, offset));
         let left = self.usage.of(victim);
@@ -336,21 +374,24 @@ impl Silo {
         }
     }
 
-    /// Makes the copies durable, then lets the index point to them wherever it still points to what was copied.
-    fn relocate(&self, harvest: &Harvest) -> Result<()> {
+    /// Makes the copies durable, then lets the index point to them wherever it still points to what was copied. Returns of
+    /// how many blocks there was room for a copy.
+    fn relocate(&self, harvest: &Harvest) -> Result<usize> {
         let places = self.log.append_copies(&harvest.copies, self.hard_limit_bytes());
         let places = places.map_err(|error| self.log_failure(error))?;
         self.log.sync_copies().map_err(|error| self.log_failure(error))?;
         let copied = harvest.copies.iter().zip(places).flat_map(|(copy, at)| placed_versions(copy, at));
         let mut groups: BTreeMap<(u32, u64), GroupMoves> = BTreeMap::new();
+        let mut count = 0;
         for (live, (block, copy)) in harvest.live.iter().zip(copied) {
+            count += 1;
             debug_assert_eq!((live.block, live.version.stamp), (block, copy.stamp));
             let group = groups.entry((live.slot.number, block / GROUP_BLOCKS));
             let (_, moves) = group.or_insert_with(|| (live.slot.clone(), Vec::new()));
             moves.push(((block % GROUP_BLOCKS) as usize, live.version, copy.place));
         }
         if groups.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let turn = self.index.turn(false);
         self.change_index(&turn, Leaves::Some, |txn, tally| {
@@ -365,7 +406,8 @@ impl Silo {
                 })?;
             }
             Ok(())
-        })
+        })?;
+        Ok(count)
     }
 }
 

@@ -6,6 +6,7 @@
 //! the tail to replay stays short, and what has lived long lies with its like, so that segments of the stream empty
 //! faster than if the two were mixed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +21,9 @@ use crate::store::segment::{SEGMENT_HEADER_BYTES, entry_bytes};
 #[derive(Default)]
 pub(crate) struct Cold {
     end: Mutex<ColdEnd>,
+    /// The segments known to be outside the chain, with the blocks that were copied there in this life. Others are told
+    /// from it by the checkpoint, which lies in it.
+    segments: Mutex<BTreeMap<u32, Option<u32>>>,
     has_spare: AtomicBool,
     room_bytes: AtomicU64,
 }
@@ -35,7 +39,8 @@ struct ColdEnd {
 }
 
 impl Log {
-    /// Appends copies and says where the entry of each begins. `limit_bytes` bounds all segments together.
+    /// Appends copies, as many as there is room for, and says where the entry of each of these begins; `NoSpace` if there is
+    /// none for the first. `limit_bytes` bounds all segments together.
     pub(crate) fn append_copies(&self, copies: &[Record], limit_bytes: u64) -> Result<Vec<Position>, LogError> {
         let mut cold = self.cold();
         let mut places = Vec::with_capacity(copies.len());
@@ -43,7 +48,10 @@ impl Log {
         while !rest.is_empty() {
             let fitting = self.fitting(cold.current.as_ref(), rest);
             if fitting == 0 {
-                self.roll_cold(&mut cold, &rest[0], limit_bytes)?;
+                match self.roll_cold(&mut cold, &rest[0], limit_bytes) {
+                    Err(LogError::NoSpace) if !places.is_empty() => break,
+                    other => other?,
+                }
                 continue;
             }
             let (some, later) = rest.split_at(fitting);
@@ -55,6 +63,9 @@ impl Log {
             let written = self.write(current, some, Position(0), Caching::Keep, &(0..0), &mut places);
             written.map_err(|error| LogError::Failed(Operation::Write, error))?;
             self.cold.room_bytes.store(u64::from(current.room()), Ordering::Relaxed);
+            // A segment has less than 2^32 bytes.
+            let blocks: u64 = some.iter().map(|copy| copy.header.block_count()).sum();
+            *self.cold_segments().entry(current.number).or_default().get_or_insert(0) += blocks as u32;
             rest = later;
         }
         Ok(places)
@@ -107,6 +118,30 @@ impl Log {
         cold.current.iter().chain(&cold.spare).any(|segment| segment.number == number)
     }
 
+    /// Whether no replay would read the segment, wherever the checkpoint is: appends may stand still for long while copies
+    /// are written and become useless.
+    pub(crate) fn is_cold(&self, number: u32) -> bool {
+        self.cold_segments().contains_key(&number)
+    }
+
+    /// The blocks that were copied to a segment, if that was in this life.
+    pub(crate) fn copies_in(&self, number: u32) -> Option<u32> {
+        self.cold_segments().get(&number).copied().flatten()
+    }
+
+    /// Takes note of segments that lie behind the end of a log that was closed in order.
+    pub(crate) fn know_cold(&self, numbers: impl Iterator<Item = u32>) {
+        self.cold_segments().extend(numbers.map(|number| (number, None)));
+    }
+
+    pub(super) fn forget_cold(&self, number: u32) {
+        self.cold_segments().remove(&number);
+    }
+
+    fn cold_segments(&self) -> MutexGuard<'_, BTreeMap<u32, Option<u32>>> {
+        self.cold.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether cleaning has a segment made ahead.
     pub(crate) fn has_cold_spare(&self) -> bool {
         self.cold.has_spare.load(Ordering::Relaxed)
@@ -120,6 +155,7 @@ impl Log {
     fn make_cold(&self, limit_bytes: u64) -> Result<Current, LogError> {
         let number = self.take_number();
         let file = self.make_segment(number, 0, limit_bytes)?;
+        self.cold_segments().insert(number, Some(0));
         Ok(Current { number, file, offset: SEGMENT_HEADER_BYTES, bytes: self.segment_bytes() })
     }
 

@@ -309,6 +309,7 @@ impl Log {
             self.handles().open.remove(number);
             let name = segment_name(*number);
             self.disk.remove(&name)?;
+            self.forget_cold(*number);
             let bytes = self.files().remove(number).unwrap_or(0);
             self.allocated_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }

@@ -129,6 +129,7 @@ impl Silo {
         if !unclean && tail.continuable {
             let (id, disk) = (self.id, self.disk.clone());
             self.log = open_log(&disk, id, &self.options, next_number, Some(tail.end))?;
+            self.log.know_cold(numbers.iter().copied().filter(|number| *number > tail.end.segment()));
         }
         self.revert_incomplete()?;
         if unclean {

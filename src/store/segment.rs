@@ -97,7 +97,7 @@ pub(crate) fn segment_number(name: &str) -> Option<u32> {
 }
 
 /// Bytes that a record of this length takes in a segment.
-pub(crate) fn entry_bytes(record_len: usize) -> u32 {
+pub(crate) const fn entry_bytes(record_len: usize) -> u32 {
     PREFIX_BYTES + (record_len as u32).next_multiple_of(ALIGNMENT)
 }
 

@@ -203,7 +203,7 @@ impl Silo {
     fn missing_bytes(&self, reserve_bytes: u64) -> u64 {
         let room = (reserve_bytes + self.segment_bytes()).saturating_sub(self.room_bytes());
         let index = growth_bytes(self.index.size()) + self.segment_bytes();
-        let index = index.saturating_sub(self.disk.free_bytes().unwrap_or(0));
+        let index = index.saturating_sub(self.free_on_disk_bytes());
         room.max(if self.has_index_room() { 0 } else { index })
     }
 
@@ -212,16 +212,14 @@ impl Silo {
         (1.0 - self.above_lending_bytes() as f64 / self.margin_bytes() as f64).clamp(0.0, 1.0)
     }
 
-    /// The most blocks in use in a segment that is worth cleaning now.
-    pub(crate) fn fullest_blocks(&self) -> u32 {
+    /// The fullest segment that is worth cleaning now, in percent of the blocks that it could hold.
+    pub(crate) fn fullest_percent(&self) -> u64 {
         let has_credit = || self.space.credit_bytes.load(Ordering::Relaxed) > 0;
-        let percent = match self.zone() {
+        match self.zone() {
             Zone::Ample => FULLEST_PERCENT[0],
             Zone::Margin => FULLEST_PERCENT[if has_credit() { 1 } else { 0 }],
             Zone::Critical => FULLEST_PERCENT[2],
-        };
-        // A segment has less than 2^32 bytes.
-        (self.segment_bytes() * percent / 100 / BLOCK_BYTES) as u32
+        }
     }
 
     /// Whoever appends makes room itself where the background cannot keep up: a part of what it takes, and before a
@@ -268,22 +266,22 @@ impl Silo {
         bytes * LENDING_TIMES_MAX * reach.saturating_sub(above) / reach
     }
 
-    /// Makes ahead what must be there when the disk is full: room for the index to grow, a segment to clean into, and
-    /// the reserve for what was promised. On an ample disk none of it is needed.
+    /// Makes ahead what must be there when the disk is full: a segment to clean into, which makes room for all else, room
+    /// for the index to grow, and the reserve for what was promised. The first is made while the disk is ample still, of
+    /// which others may take the rest at once.
     pub(crate) fn prepare_reserve(&self) -> Result<()> {
+        let limit = self.hard_limit_bytes();
+        self.log.prepare_cold(limit).map_err(|error| self.log_failure(error))?;
+        let growth = growth_bytes(self.index.size());
         let reserve = self.reserve_bytes() + CRITICAL_SEGMENTS * self.segment_bytes();
-        let needed = reserve + growth_bytes(self.index.size());
-        if self.room_bytes() - self.log.spare_bytes() >= AMPLE_TIMES * needed {
+        if self.room_bytes() - self.log.spare_bytes() >= AMPLE_TIMES * (reserve + growth) {
             return Ok(());
         }
-        let growth = growth_bytes(self.index.size());
         let missing = growth.saturating_sub(self.ballast.bytes());
         if self.left_bytes() >= missing {
             let kept = self.ballast.keep(growth);
             kept.map_err(|error| self.fail(Operation::Write, crate::base::error::plain(&error)))?;
         }
-        let limit = self.hard_limit_bytes();
-        self.log.prepare_cold(limit).map_err(|error| self.log_failure(error))?;
         let limit = self.log_limit_bytes().saturating_sub(self.missing_growth_bytes());
         while self.log.spare_bytes() < reserve {
             match self.log.prepare_next(limit) {
@@ -301,10 +299,18 @@ impl Silo {
         self.options.capacity_bytes.saturating_sub(self.index.size() + self.ballast.bytes())
     }
 
-    /// The same for whatever is appended: cleaning needs a segment to begin with.
+    /// The same for whatever is appended: cleaning needs a segment to begin with, of the capacity and of the disk.
     pub(crate) fn log_limit_bytes(&self) -> u64 {
         let for_cleaning = if self.log.has_cold_spare() { 0 } else { self.segment_bytes() };
-        self.hard_limit_bytes().saturating_sub(for_cleaning)
+        let on_disk = self.log.allocated_bytes() + self.free_on_disk_bytes();
+        self.hard_limit_bytes().min(on_disk).saturating_sub(for_cleaning)
+    }
+
+    /// The room for copies, where no segment can be made for them and none is there.
+    pub(crate) fn room_for_copies(&self) -> Option<u64> {
+        let limit = self.hard_limit_bytes().min(self.log.allocated_bytes() + self.free_on_disk_bytes());
+        let can_make = self.log.allocated_bytes() + self.segment_bytes() <= limit;
+        (!self.log.has_cold_spare() && !can_make).then(|| self.log.cold_room_bytes())
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
@@ -359,8 +365,7 @@ impl Silo {
 
     /// Bytes for new segments: those made ahead, and what is left.
     fn room_bytes(&self) -> u64 {
-        let within = self.log_limit_bytes().saturating_sub(self.log.allocated_bytes());
-        let left = within.min(self.disk.free_bytes().unwrap_or(0));
+        let left = self.log_limit_bytes().saturating_sub(self.log.allocated_bytes());
         left.saturating_sub(self.missing_growth_bytes()) + self.log.spare_bytes()
     }
 
@@ -372,7 +377,12 @@ impl Silo {
     /// Bytes of the capacity, and of the disk, that nothing takes.
     fn left_bytes(&self) -> u64 {
         let within = self.options.capacity_bytes.saturating_sub(self.used_bytes());
-        within.min(self.disk.free_bytes().unwrap_or(0))
+        within.min(self.free_on_disk_bytes())
+    }
+
+    /// Bytes that the disk has left for anybody; none if it does not tell.
+    fn free_on_disk_bytes(&self) -> u64 {
+        self.disk.free_bytes().unwrap_or(0)
     }
 
     fn reserve_bytes(&self) -> u64 {

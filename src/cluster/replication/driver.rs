@@ -20,7 +20,7 @@ use crate::transport::network::Network;
 
 /// How often the writer is told the time, and how often while it is at rest.
 const TICK: Duration = Duration::from_millis(25);
-const TICK_AT_REST: Duration = Duration::from_millis(125);
+const TICK_AT_REST: Duration = Duration::from_millis(250);
 /// Inputs taken together at the most, so that frames that follow one another leave together.
 const BATCH_MAX: usize = 256;
 /// How long a release may take before the driver ends anyway: the silos' lease runs out by itself.

@@ -127,8 +127,10 @@ impl Keeper {
     pub fn room(&self) -> Room {
         let volumes: BTreeSet<VolumeId> = self.acceptor.slots().map(|(key, _)| key.volume).collect();
         let promised = volumes.len().max(1) as u64 * RESERVE_BYTES_A_VOLUME;
-        let takes_writes = self.silo.takes_writes(promised);
-        Room { takes_writes, transfer_bytes: self.silo.room_above(promised) }
+        if self.silo.takes_writes(promised) {
+            return Room::AMPLE;
+        }
+        Room { takes_writes: false, transfer_bytes: self.silo.room_above(promised) }
     }
 
     /// Lets the writers know whether there is room, if that has changed.

@@ -28,7 +28,7 @@ use crate::store::silo::Silo;
 const BATCH_MESSAGES_MAX: usize = 256;
 /// More than this is written by the silo's own thread, while the connection's receives what follows.
 const PROCESSED_BYTES_MAX: usize = 64 << 10;
-/// How long a checkpoint that there was no space for is not tried again.
+/// How long what there was no space for, a checkpoint or cleaning, is not tried again.
 const FULL_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The longest that cleaning rests while there is something to clean.
 const CLEANING_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -441,7 +441,10 @@ fn clean(silo: &Silo) -> Option<Duration> {
             let rest = if urgency > 0.0 { spent.mul_f64((1.0 - urgency) / urgency) } else { CLEANING_PAUSE_MAX };
             Some(rest.min(CLEANING_PAUSE_MAX))
         }
-        Ok(_) | Err(StoreError::NoSpace) => None,
+        // Others may have given space back.
+        Ok(cleaned) if cleaned.lacks_room => Some(FULL_AGAIN_AFTER),
+        Err(StoreError::NoSpace) => Some(FULL_AGAIN_AFTER),
+        Ok(_) => None,
         Err(error) => {
             tracing::error!("silo {} cannot be cleaned: {error}", silo.id().short());
             None

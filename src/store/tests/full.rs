@@ -115,6 +115,24 @@ impl Life {
         assert_eq!(self.state().applied.0, self.last());
     }
 
+    /// Appends what was promised.
+    fn put(&mut self, op: Op) {
+        self.silo.append(&[op.record()]).unwrap();
+        self.history.push(op);
+        self.silo.set_committed(KEY, Seq(self.last().saturating_sub(5))).unwrap();
+    }
+
+    /// What is done beside: a checkpoint or what else lets go of space, and all the cleaning that there is.
+    fn chores(&self) {
+        if self.silo.checkpoint_due() {
+            taken(self.silo.checkpoint());
+        } else if self.silo.tidy_due() || self.silo.may_free() {
+            taken(self.silo.checkpoint());
+            taken(self.silo.tidy());
+        }
+        while self.silo.clean().is_ok_and(|cleaned| cleaned.more) {}
+    }
+
     /// Stages what a source would send of this history above the base.
     fn stage(&self, ahead: &[Op], base: Seq, floor: Seq) -> bool {
         let blocks = fold(ahead);
@@ -227,4 +245,48 @@ fn a_disk_of_any_size_loses_and_faults_nothing() {
         *outcomes.entry(refused).or_insert(0) += 1;
     }
     assert!(outcomes.len() == 2, "some are too small and some are not: {outcomes:?}");
+}
+
+/// Others take all that a disk has left, at any moment and all at once. What was promised is taken then, and as soon as much
+/// is trimmed, be it a bit everywhere so that no segment empties by itself, writes are taken again.
+#[test]
+fn a_disk_that_others_fill_at_any_moment_comes_free_by_trims() {
+    const RESERVE: u64 = MIB;
+    const CHUNK: u64 = 16;
+    const CHUNKS: u64 = 256;
+    let mut refusals = 0;
+    for seed in 0..24 {
+        let mut life = Life::begin(seed);
+        life.disk.set_capacity(Some(28 * MIB));
+        let filled_at = life.chooser.below(900);
+        let mut there = BTreeSet::new();
+        for step in 0..900 {
+            if step == filled_at {
+                life.disk.fill_up_to(Some(0));
+            }
+            let chunk = life.chooser.below(CHUNKS);
+            if life.silo.takes_writes(RESERVE) {
+                let count = 1 + life.chooser.below(CHUNK);
+                life.put(Op { stamp: stamp(1, life.last() + 1), first: chunk * CHUNK, count, kind: Kind::Data });
+                there.insert(chunk);
+            } else {
+                refusals += 1;
+            }
+            life.chores();
+        }
+        for chunk in there.iter().step_by(2) {
+            life.put(Op { stamp: stamp(1, life.last() + 1), first: chunk * CHUNK, count: CHUNK, kind: Kind::Trim });
+            life.chores();
+        }
+        life.silo.set_committed(KEY, Seq(life.last())).unwrap();
+        for _ in 0..3 {
+            life.chores();
+        }
+        let what = format!("seed {seed}, filled at {filled_at}: {:?}", life.silo.space());
+        assert!(life.silo.takes_writes(RESERVE), "writes are refused still, {what}");
+        assert_holds(&life.silo, &life.history, &what);
+        assert_reads(&life.silo, &life.history, 0, (CHUNK * CHUNKS) as u32, &what);
+        assert!(life.silo.faulted().is_none(), "{what}");
+    }
+    assert!(refusals > 1000, "{refusals} writes were refused");
 }
