@@ -30,8 +30,8 @@ use crate::transport::rpc::{RpcClient, RpcError};
 pub const GROUP_SERVICE: u8 = 1;
 /// The service number of [`Ask`].
 pub const NODE_SERVICE: u8 = 2;
-/// How often members are asked for a sign of life, and how long they may take.
-const PING_EVERY: Duration = Duration::from_secs(1);
+/// How often members that were not heard just before are asked for a sign of life, and how long they may take.
+const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_LIMIT: Duration = Duration::from_millis(1500);
 /// How long a node that stops waits for its fellows to take its good-bye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(300);
@@ -213,7 +213,7 @@ impl Peers {
                     continue;
                 }
                 let new = self.shared.begin(node);
-                if all || new {
+                if new || all && self.shared.is_due(node) {
                     let peers = self.clone();
                     pinging.entry(node).or_insert_with(|| tokio::spawn(async move { peers.ping(node).await }));
                 }
@@ -289,6 +289,10 @@ impl Shared {
                 true
             }
         }
+    }
+
+    fn is_due(&self, node: NodeId) -> bool {
+        self.tracks().get(&node).is_none_or(|track| track.is_due(Moment::now()))
     }
 
     fn said_goodbye(&self, node: NodeId) -> bool {

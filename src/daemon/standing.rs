@@ -14,6 +14,8 @@ use crate::daemon::peers::SignOfLife;
 pub const DOWN_AFTER: Duration = Duration::from_secs(3);
 /// So long it is tried before a failure counts.
 const FAILED_AFTER: Duration = Duration::from_secs(1);
+/// A member that was heard is asked for a sign of life again after so long; others more often.
+const HEARD_FOR: Duration = Duration::from_millis(750);
 /// A member whose first ping has neither been answered nor failed by then is down.
 pub const UNKNOWN_AT_MOST: Duration = Duration::from_secs(3);
 
@@ -61,6 +63,11 @@ impl Track {
         let up_since = unbroken.map_or(wall, |heard| heard.up_since);
         self.left = None;
         self.heard = Some(Heard { at: now, wall, up_since, life });
+    }
+
+    /// Whether it is to be asked for a sign of life.
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.left.is_some() || self.heard.as_ref().is_none_or(|heard| now.since(heard.at) >= HEARD_FOR)
     }
 
     /// A ping failed.
@@ -133,6 +140,18 @@ mod tests {
         assert_eq!(track.standing(at(5000)), Standing::Down { since: Some(105) });
         track.answered(at(9000), 109, life(1));
         assert_eq!(track.standing(at(9000)), up(109, 1));
+    }
+
+    #[test]
+    fn who_is_heard_is_asked_less_often() {
+        let mut track = Track::new(at(0));
+        assert!(track.is_due(at(0)));
+        track.answered(at(0), 100, life(1));
+        assert!(!track.is_due(at(500)) && track.is_due(at(1000)));
+        track.answered(at(1000), 101, life(1));
+        assert!(!track.is_due(at(1500)));
+        track.said_goodbye(101, 1);
+        assert!(track.is_due(at(1500)), "its next run is awaited");
     }
 
     #[test]
