@@ -75,6 +75,26 @@ pub fn a_block_without_a_whole_copy_is_an_error_until_it_is_written() {
     s.end();
 }
 
+/// Each silo lacks another block of what is read at once: none can answer, and nothing is lost.
+#[test]
+fn what_is_damaged_here_and_there_is_read_once_a_silo_is_repaired() {
+    let mut s = Script::begin("damaged_here_and_there", Shape::one(3));
+    let w = s.serve(1);
+    let tags = [0, 1, 2].map(|block| s.write(w, block));
+    s.flush(w);
+    s.wait(50);
+    for (silo, block) in [(1, 0), (2, 1), (3, 2)] {
+        s.decay(silo, block, tags[block as usize]);
+    }
+    let read = s.ask(w, Kind::Read, 0, 3);
+    assert!(s.answer(w, read).is_ok());
+    s.wait(50);
+    for silo in 1..=3 {
+        assert!((0..3).all(|block| s.reads(silo, block)), "s{silo}");
+    }
+    s.end();
+}
+
 /// The one whole copy at hand is of an older version: s1's damage must wait.
 #[test]
 pub fn a_block_is_not_repaired_from_an_older_version() {

@@ -290,7 +290,7 @@ impl Writer {
             self.source_gone(index, silo, now);
         }
         self.reads_of_gone(now, silo);
-        self.repairs_of_gone(silo);
+        self.repairs_of_gone(now, silo);
     }
 
     /// A message of a silo. What belongs to another epoch or to an earlier opening of the silo is dropped.
@@ -341,7 +341,7 @@ impl Writer {
             Answer::Indexed { id, result } => self.indexed(now, silo, id, result),
             Answer::Repaired { slot, epoch, incarnation, block, mended } => {
                 if self.is_current(silo, epoch, incarnation) {
-                    self.repaired(silo, slot, block, mended);
+                    self.repaired(now, silo, slot, block, mended);
                 }
             }
             Answer::Damaged { slot, epoch, block } => self.told_of_damage(now, silo, slot, epoch, block),

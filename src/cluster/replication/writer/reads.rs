@@ -8,6 +8,7 @@ use crate::base::id::SiloId;
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{BlockData, ReadRefusal, Request, Run};
 use crate::cluster::replication::order::RequestId;
+use crate::cluster::replication::writer::repairs::{Damage, RepairEnd};
 use crate::cluster::replication::writer::slots::Peer;
 use crate::cluster::replication::writer::{Phase, READ_ELSEWHERE_AFTER, RequestError, Response, Writer};
 
@@ -65,14 +66,47 @@ pub struct ReadTask {
     state: ReadState,
     /// Silos that could not answer: asked again only when no other is left.
     failed: Vec<SiloId>,
-    /// Silos whose copy is damaged: never asked again.
-    damaged: Vec<SiloId>,
+    /// Blocks that silos found damaged: a silo is asked again once those are repaired.
+    bad: Vec<Bad>,
+}
+
+/// A block of a read that a silo could not read.
+struct Bad {
+    silo: SiloId,
+    block: u64,
+    state: BadState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BadState {
+    Repairing,
+    Repaired,
+    /// Nobody has a whole copy, or the repair was of no use.
+    Lost,
 }
 
 impl ReadTask {
     /// The request that it is a part of.
     pub(super) fn request(&self) -> RequestId {
         self.what.id()
+    }
+
+    /// Whether the silo can read all of it, as far as is known.
+    fn is_whole(&self, silo: SiloId) -> bool {
+        !self.bad.iter().any(|bad| bad.silo == silo && bad.state != BadState::Repaired)
+    }
+
+    fn is_lost(&self, silo: SiloId) -> bool {
+        self.bad.iter().any(|bad| bad.silo == silo && bad.state == BadState::Lost)
+    }
+
+    /// The silo found the block damaged. One that was repaired, and is damaged still, is given up.
+    fn found_bad(&mut self, silo: SiloId, block: u64) {
+        match self.bad.iter_mut().find(|bad| bad.silo == silo && bad.block == block) {
+            Some(bad) if bad.state == BadState::Repaired => bad.state = BadState::Lost,
+            Some(_) => {}
+            None => self.bad.push(Bad { silo, block, state: BadState::Repairing }),
+        }
     }
 }
 
@@ -90,7 +124,7 @@ enum ReadState {
 impl Writer {
     pub(super) fn read(&mut self, now: Moment, what: ReadFor) {
         let slot = slot_of(what.first_block() * BLOCK_BYTES, self.options.slot_bytes).0 as usize;
-        let task = ReadTask { what, slot, state: ReadState::Waiting, failed: Vec::new(), damaged: Vec::new() };
+        let task = ReadTask { what, slot, state: ReadState::Waiting, failed: Vec::new(), bad: Vec::new() };
         let id = self.fresh_id();
         self.reads.insert(id, task);
         self.ask(now, id);
@@ -108,14 +142,14 @@ impl Writer {
         // be lost, and who reads then would go back behind who reads now.
         let settled = slot.answered >= slot.given_up || on(Mutant::GivenUpWriteSeen);
         let serves = |peer: &Peer| (settled && peer.applied >= floor) || on(Mutant::LaggardServes);
-        let able = || self.live(task.slot).filter(|peer| serves(peer) && !task.damaged.contains(&peer.silo));
+        let able = || self.live(task.slot).filter(|peer| serves(peer) && task.is_whole(peer.silo));
         let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
         let chosen = fresh()
             .find(|peer| self.options.local.contains(&peer.silo))
             .or_else(|| fresh().min_by_key(|peer| peer.in_flight_bytes))
             .or_else(|| able().next())
             .map(|peer| peer.silo);
-        if task.damaged.len() == slot.peers.len() {
+        if slot.peers.iter().all(|peer| task.is_lost(peer.silo)) {
             self.unreadable(now, id);
             return;
         }
@@ -151,12 +185,13 @@ impl Writer {
             }
             Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
             Err(ReadRefusal::Damaged { block }) => {
-                if !task.damaged.contains(&silo) {
-                    task.damaged.push(silo);
-                }
                 let slot = task.slot;
+                task.found_bad(silo, block);
                 self.ask(now, id);
                 self.damaged(now, slot, silo, block);
+                if !self.is_repairing(slot, silo, block) {
+                    self.repair_over(now, (slot, silo, block), RepairEnd::Lost);
+                }
             }
             Err(ReadRefusal::Behind | ReadRefusal::Faulted(_)) => {
                 // If nobody else can serve it, the next tick asks again rather than this answer at once.
@@ -167,6 +202,26 @@ impl Writer {
                     self.ask(now, id);
                 }
             }
+        }
+    }
+
+    /// A repair has ended: reads that waited for it ask again, or give the block up.
+    pub(super) fn repair_over(&mut self, now: Moment, (index, silo, block): Damage, end: RepairEnd) {
+        let mut waiting = Vec::new();
+        for (id, task) in self.reads.iter_mut().filter(|(_, task)| task.slot == index) {
+            let is_it = |bad: &Bad| (bad.silo, bad.block, bad.state) == (silo, block, BadState::Repairing);
+            let Some(at) = task.bad.iter().position(is_it) else { continue };
+            match end {
+                RepairEnd::Mended => task.bad[at].state = BadState::Repaired,
+                RepairEnd::Lost => task.bad[at].state = BadState::Lost,
+                RepairEnd::Gone => drop(task.bad.remove(at)),
+            }
+            if matches!(task.state, ReadState::Waiting) {
+                waiting.push(*id);
+            }
+        }
+        for id in waiting {
+            self.ask(now, id);
         }
     }
 

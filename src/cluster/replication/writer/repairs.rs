@@ -26,6 +26,17 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Slot, silo and block.
 pub type Damage = (usize, SiloId, u64);
 
+/// How a repair ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum RepairEnd {
+    /// The silo has the block again, or there is nothing to have any more.
+    Mended,
+    /// No silo has a whole copy.
+    Lost,
+    /// The silo went away.
+    Gone,
+}
+
 /// A block that is being repaired.
 #[derive(Clone, Debug)]
 pub struct Repair {
@@ -68,6 +79,25 @@ impl Writer {
         self.fetch_copy(now, damage);
     }
 
+    pub(super) fn is_repairing(&self, index: usize, silo: SiloId, block: u64) -> bool {
+        self.repairs.contains_key(&(index, silo, block))
+    }
+
+    fn end_repair(&mut self, now: Moment, damage: Damage, end: RepairEnd) {
+        if self.repairs.remove(&damage).is_some() {
+            self.repair_over(now, damage, end);
+        }
+    }
+
+    /// Whether no silo has a whole copy of the block: each was found damaged, and none is just being given a copy.
+    fn is_lost(&self, (index, silo, block): Damage) -> bool {
+        let Some(repair) = self.repairs.get(&(index, silo, block)) else { return false };
+        self.slots[index].peers.iter().all(|peer| match self.repairs.get(&(index, peer.silo, block)) {
+            Some(other) => !matches!(other.stage, Stage::Sent),
+            None => repair.damaged.contains(&peer.silo),
+        })
+    }
+
     /// A silo's scrub found the block damaged, in the epoch that the silo has adopted.
     pub(super) fn told_of_damage(&mut self, now: Moment, silo: SiloId, slot: SlotIndex, epoch: Epoch, block: u64) {
         let index = slot.0 as usize;
@@ -81,6 +111,12 @@ impl Writer {
     /// Asks a silo that has everything answered for its copy.
     fn fetch_copy(&mut self, now: Moment, damage: Damage) {
         let (index, silo, block) = damage;
+        if self.is_lost(damage) {
+            // Reads of it say so.
+            let silos: Vec<SiloId> = self.slots[index].peers.iter().map(|peer| peer.silo).collect();
+            silos.into_iter().for_each(|silo| self.end_repair(now, (index, silo, block), RepairEnd::Lost));
+            return;
+        }
         let id = self.fresh_id();
         let epoch = self.options.epoch;
         let slot = &self.slots[index];
@@ -88,11 +124,6 @@ impl Writer {
         // Those whose copy of this block waits for a repair itself are not asked.
         let others: Vec<SiloId> = others.filter(|other| !self.repairs.contains_key(&(index, *other, block))).collect();
         let Some(repair) = self.repairs.get_mut(&damage) else { return };
-        if repair.damaged.len() + 1 >= slot.peers.len() {
-            // There is no whole copy; reads of it say so.
-            self.repairs.remove(&damage);
-            return;
-        }
         let floor = if on(Mutant::RepairFromOlder) { Seq::ZERO } else { slot.read_floor() };
         let has_all = |silo: SiloId| slot.peer(silo).is_some_and(|peer| peer.is_live() && peer.applied >= floor);
         let whole: Vec<SiloId> = others.into_iter().filter(|other| !repair.damaged.contains(other)).collect();
@@ -151,7 +182,7 @@ impl Writer {
                 repair.stamp = Some(stamp);
                 self.fetch_copy(now, damage);
             }
-            Ok(None) => drop(self.repairs.remove(&damage)),
+            Ok(None) => self.end_repair(now, damage, RepairEnd::Mended),
             Err(ReadRefusal::Fenced { promise }) => self.fence(promise),
             Err(_) => repair.stage = Stage::Waiting,
         }
@@ -169,7 +200,7 @@ impl Writer {
         match result {
             Ok(parcel) if parcel.records.is_empty() && is_live => {
                 // The block holds no data any more.
-                self.repairs.remove(&damage);
+                self.end_repair(now, damage, RepairEnd::Mended);
             }
             Ok(parcel) if parcel.records.is_empty() => {
                 repair.lacking.push(from);
@@ -186,8 +217,9 @@ impl Writer {
             Err(ReadRefusal::Damaged { .. }) => {
                 repair.damaged.push(from);
                 self.fetch_copy(now, damage);
-                // One that catches up gets its blocks anew anyway, or is found out once it is live.
-                if is_live {
+                // One that catches up gets its blocks anew anyway, or is found out once it is live. If all is lost, it is
+                // not tried again before somebody asks for the block.
+                if is_live && self.is_repairing(index, silo, block) {
                     self.damaged(now, index, from, block);
                 }
             }
@@ -199,16 +231,25 @@ impl Writer {
     }
 
     /// The silo stored the block again, or found that it was written meanwhile.
-    pub(super) fn repaired(&mut self, silo: SiloId, slot: SlotIndex, block: u64, mended: u64) {
-        if self.repairs.remove(&(slot.0 as usize, silo, block)).is_some() {
-            self.repaired_blocks += mended;
+    pub(super) fn repaired(&mut self, now: Moment, silo: SiloId, slot: SlotIndex, block: u64, mended: u64) {
+        let index = slot.0 as usize;
+        if !self.is_repairing(index, silo, block) {
+            return;
         }
+        self.repaired_blocks += mended;
+        // Others may have its copy now.
+        let same_block = |(at, _, other): &Damage| (*at, *other) == (index, block);
+        for (_, repair) in self.repairs.iter_mut().filter(|(damage, _)| same_block(damage)) {
+            repair.damaged.retain(|other| *other != silo);
+        }
+        self.end_repair(now, (index, silo, block), RepairEnd::Mended);
     }
 
     /// The connection to a silo broke: its own repairs wait for the next read, those that it was the source of are asked
     /// of another.
-    pub(super) fn repairs_of_gone(&mut self, gone: SiloId) {
-        self.repairs.retain(|(_, silo, _), _| *silo != gone);
+    pub(super) fn repairs_of_gone(&mut self, now: Moment, gone: SiloId) {
+        let of_gone: Vec<Damage> = self.repairs.keys().filter(|(_, silo, _)| *silo == gone).copied().collect();
+        of_gone.into_iter().for_each(|damage| self.end_repair(now, damage, RepairEnd::Gone));
         for repair in self.repairs.values_mut() {
             if matches!(repair.stage, Stage::Fetching { source, .. } if source == gone) {
                 repair.stage = Stage::Waiting;
