@@ -172,13 +172,21 @@ fn creation(at: u64) -> Command {
 impl World {
     /// Lets the group, if there is one, come as far as the next event that lies before `until`.
     pub fn govern(&mut self, until: u64) {
+        // What it decides meanwhile may be the next event, or a later one: then the group goes on, or questions that are
+        // answered at once would keep its time from passing.
+        while self.govern_until_decided(until) {}
+    }
+
+    /// The same, but no further than until something is decided; whether something was.
+    fn govern_until_decided(&mut self, until: u64) -> bool {
         let next = self.next_at().map_or(until, |next| next.min(until));
-        let Some(control) = &self.control else { return };
+        let Some(control) = &self.control else { return false };
         let limit = control.began_ns + next;
         while control.decided().is_empty() && control.step(limit) {}
         let decided = std::mem::take(&mut *control.decided());
         let failure = control.group.shared().failure.clone();
         let told = control.lines();
+        let goes_on = !decided.is_empty() && failure.is_none();
         if !decided.is_empty() {
             self.now = self.now.max(simulated::now_ns() - control.began_ns);
         }
@@ -191,6 +199,7 @@ impl World {
         if let Some(why) = failure {
             self.fail(format!("the cluster group: {why}"));
         }
+        goes_on
     }
 
     /// A node's daemon asks the group for the next epoch.

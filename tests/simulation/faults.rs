@@ -303,9 +303,8 @@ impl World {
         if so || self.failure.is_some() {
             return;
         }
-        let holder = self.cluster.holder.unwrap_or(0);
-        let now = self.moment(self.writers[holder].node);
-        let report = self.writers[holder].writer.report(now);
+        let holder = self.writers.get(self.cluster.holder.unwrap_or(0));
+        let report = holder.map(|holder| holder.writer.report(self.moment(holder.node)));
         self.fail(format!("{otherwise} within {HEALED_WITHIN} ns: {report:#?}"));
     }
 

@@ -12,7 +12,7 @@
 //!
 //! A failure prints its seed, the command that replays it, and the last events. `INFINIT_SEED=n` runs one seed alone,
 //! `INFINIT_TRACE=1` prints all of its events, `INFINIT_SEEDS=n` runs more than the default, `INFINIT_FIRST=n` begins
-//! elsewhere. The long run, on all processors, with its progress on stderr and a summary in one line at the end:
+//! elsewhere, `INFINIT_EVERY=n` leaves those between out. The long run, on all processors, with its progress on stderr and a summary in one line at the end:
 //!
 //! ```text
 //! INFINIT_SEEDS=100000 cargo test --release --lib simulation::schedules -- --nocapture
@@ -127,8 +127,9 @@ impl<R: Fn(u64, bool) -> Run + Sync> Schedules<R> {
             return;
         }
         let first = number("INFINIT_FIRST").unwrap_or(1);
-        let seeds = first..first + number("INFINIT_SEEDS").unwrap_or(self.seeds);
-        let tally = seeds::run_all(seeds, &self.faults, |seed| (self.run)(seed, false));
+        let every = number("INFINIT_EVERY").unwrap_or(1).max(1);
+        let seeds = first..first + number("INFINIT_SEEDS").unwrap_or(self.seeds) * every;
+        let tally = seeds::run_all(seeds, every, &self.faults, |seed| (self.run)(seed, false));
         println!("{tally}");
         if let Some((seed, failure)) = tally.failed.first_key_value() {
             panic!("{}\n{tally}\nseeds that failed: {:?}", self.show(*seed, failure), tally.failed.keys());
