@@ -44,6 +44,7 @@ pub enum Mutant {
     // Catching up and the store.
     IncompleteNotDurable,
     LateCatchUpObeyed,
+    LatePromotionObeyed,
     LaggardCounts,
     TombstoneBeforeLaggard,
     StaleTrimForgotten,

@@ -11,6 +11,33 @@ fn is_catch_up(message: &ToSilo) -> bool {
     matches!(message, ToSilo::Rare(_, _, Request::CatchUp { .. }))
 }
 
+fn is_promotion(message: &ToSilo) -> bool {
+    matches!(message, ToSilo::Rare(_, _, Request::Promote { .. }))
+}
+
+/// s2 has promised on the connection that stands, and hears late what it was asked on the one before. Did it take that for
+/// the writer's connection, its acknowledgements would go nowhere, and nothing would ever be answered.
+#[test]
+pub fn a_late_promotion_changes_nothing() {
+    let mut s = Script::begin("late_promotion", Shape::one(3));
+    s.crash(3);
+    s.delay(2, is_promotion);
+    let w = s.attach(1);
+    s.wait(100);
+    s.say("what s2 is asked is on its way when the connection breaks; on the next one it is asked anew");
+    s.arrive(|_| false);
+    s.cut(w, 2);
+    s.wait(1000);
+    assert!(s.serves(w));
+    let a = s.write(w, 0);
+    s.arrive(is_promotion);
+    let b = s.write(w, 1);
+    s.flush(w);
+    s.expect(w, 0, a);
+    s.expect(w, 1, b);
+    s.end();
+}
+
 /// The writer wanted s3 to catch up, and then found that it need not. Had s3 obeyed the late request, it would have
 /// acknowledged as one that counts what it held as incomplete, and have dropped it at its next start.
 #[test]

@@ -18,6 +18,7 @@ const CASES: &[Case] = &[
         "a_late_request_to_catch_up_is_not_…",
         late::a_late_request_to_catch_up_is_not_obeyed,
     ),
+    script(Mutant::LatePromotionObeyed, "a_late_promotion_changes_nothing", late::a_late_promotion_changes_nothing),
     steered(Mutant::LaggardCounts, "much to catch up with", much_to_catch_up_with, 120, 600),
     general(Mutant::TombstoneBeforeLaggard, 40, 200),
     steered(Mutant::StaleTrimForgotten, "much to catch up with", much_to_catch_up_with, 10, 100),

@@ -298,6 +298,10 @@ impl Acceptor {
         slots: &[(SlotIndex, ConfigNumber)],
         out: &mut Vec<Effect>,
     ) {
+        let known = |(index, _): &(SlotIndex, ConfigNumber)| self.slots.get(&SlotKey { volume, slot: *index });
+        if slots.iter().filter_map(known).any(|slot| slot.asked_since(&ask)) {
+            return;
+        }
         for (index, config) in slots {
             let key = SlotKey { volume, slot: *index };
             let slot = self.slots.entry(key).or_insert_with(|| Slot::recovered(key, SlotState::default(), now));

@@ -32,6 +32,8 @@ pub struct Slot {
     /// and catching up counts on this one alone. A frame of an earlier connection may arrive late, when the writer has
     /// long placed the silo anew from another vote.
     session: Session,
+    /// When that was asked for, by the holder's clock.
+    asked: u64,
     /// `sent` of the last frame accepted.
     sent: u64,
     /// A gap was reported and nothing accepted since.
@@ -73,6 +75,7 @@ impl Slot {
             syncing: None,
             catching_up: None,
             session: 0,
+            asked: 0,
             sent: 0,
             gap_reported: false,
             written: None,
@@ -170,6 +173,13 @@ impl Slot {
         Some(Refusal::Leased { epoch: state.promise, remaining_ms })
     }
 
+    /// Whether the holder has asked again since, on the connection that counts: what it asked before comes late, on one that
+    /// is no more.
+    pub fn asked_since(&self, ask: &Promotion) -> bool {
+        let same = ask.epoch == self.state.promise && self.state.holder == Some(ask.holder);
+        same && ask.sent < self.asked && !on(Mutant::LatePromotionObeyed)
+    }
+
     /// Takes the promise, and says what must be durable before the vote is told. A higher epoch ends a catching-up
     /// that was under way: the slot goes back to its last complete history, which is what it votes with (rule 13).
     pub fn promise_epoch(
@@ -180,7 +190,7 @@ impl Slot {
         config: ConfigNumber,
     ) -> Option<(SlotState, Change)> {
         self.session = session;
-        self.sent = ask.sent;
+        (self.asked, self.sent) = (ask.sent, ask.sent);
         self.lease = Duration::from_millis(u64::from(ask.lease_ms));
         self.leased_until = Some(now + self.lease);
         self.gap_reported = false;
