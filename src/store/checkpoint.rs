@@ -48,6 +48,14 @@ struct Progress {
     block: u64,
 }
 
+impl Progress {
+    /// The slots with something to merge that are incomplete.
+    fn incomplete(&self) -> Vec<Arc<Slot>> {
+        let to_merge = self.slots.iter().filter(|(_, frozen)| !frozen.overlay.is_empty());
+        to_merge.map(|(slot, _)| slot.clone()).filter(|slot| slot.read().state.incomplete.is_some()).collect()
+    }
+}
+
 impl Silo {
     /// Moves what was appended so far into the index and carries out what the watermarks allow. Runs in the background,
     /// one at a time; a second call waits for the first.
@@ -185,7 +193,13 @@ impl Silo {
             return Ok(false);
         }
         let turn = self.index.turn(false);
-        self.change_index(&turn, Leaves::Enough, |txn, tally| {
+        let incomplete = if (progress.slot, progress.block) == (0, 0) { progress.incomplete() } else { Vec::new() };
+        let merged = self.change_index(&turn, Leaves::Enough, |txn, tally| {
+            // What an incomplete slot received goes at the next opening, without having been replayed: by then only its
+            // extents tell which groups to look at.
+            for slot in &incomplete {
+                save_extents(txn, slot.number, &mut slot.write())?;
+            }
             let mut table = txn.open_table(BLOCKS)?;
             let mut budget = self.batch_groups();
             while budget > 0
@@ -203,7 +217,11 @@ impl Silo {
                 }
             }
             Ok(true)
-        })
+        });
+        if merged.is_err() {
+            incomplete.iter().for_each(|slot| slot.write().extents.count_as_changed());
+        }
+        merged
     }
 
     /// Moves the checkpoint's place to `end` and lets the frozen overlays go.
@@ -339,10 +357,7 @@ impl Content {
 /// Writes what a slot has besides its blocks: the row, the changed extents, the trims and markers from before `end`.
 pub(crate) fn save_slot(txn: &WriteTransaction, slot: &Slot, content: &mut Content, end: Position) -> Result<()> {
     save_row(txn, slot.key, content, slot.number)?;
-    let mut extents = txn.open_table(EXTENTS)?;
-    for (page, bytes) in content.extents.take_changed() {
-        extents.insert(&place_key(slot.number, page), &bytes[..])?;
-    }
+    save_extents(txn, slot.number, content)?;
     let mut trims = txn.open_table(TRIMS)?;
     for trim in content.trims.iter().filter(|trim| trim.unsaved.is_some_and(|at| at < end)) {
         trims.insert(&trim_key(slot.number, trim.stamp, trim.blocks.start), trim.blocks.end)?;
@@ -352,6 +367,14 @@ pub(crate) fn save_slot(txn: &WriteTransaction, slot: &Slot, content: &mut Conte
         if unsaved.is_some_and(|at| at < end) {
             markers.insert(&marker_key(slot.number, stamp), &snapshot.0)?;
         }
+    }
+    Ok(())
+}
+
+fn save_extents(txn: &WriteTransaction, number: u32, content: &mut Content) -> Result<()> {
+    let mut extents = txn.open_table(EXTENTS)?;
+    for (page, bytes) in content.extents.take_changed() {
+        extents.insert(&place_key(number, page), &bytes[..])?;
     }
     Ok(())
 }

@@ -260,3 +260,36 @@ fn the_tails_of_one_opening_after_another_take_each_others_place() {
     drop(silo);
     assert_holds(&open(&disk, 20).unwrap(), &history, "in the end");
 }
+
+/// What an incomplete slot received is no part of its history, wherever in a checkpoint of it the silo stops.
+#[test]
+fn an_incomplete_slot_goes_back_from_any_point_of_a_checkpoint() {
+    let write = |seq: u64, first: u64| Op { stamp: stamp(1, seq), first, count: 4, kind: Kind::Data };
+    let history: Vec<Op> = (1..=4).map(|seq| write(seq, seq * 8)).collect();
+    let vote = Vote { adopted: Epoch(1), applied: Seq(4) };
+    for crash in [Crash::Power, Crash::Process] {
+        for at in 0.. {
+            let (disk, silo) = fresh(at);
+            history.iter().for_each(|op| silo.append(&[op.record()]).unwrap());
+            silo.checkpoint().unwrap();
+            let state = SlotState { incomplete: Some(vote), ..silo.slot(KEY).unwrap() };
+            silo.commit(&[commit(state, Change::Keep)]).unwrap();
+            // In extents that it had nothing in.
+            (5..=9).for_each(|seq| silo.append(&[write(seq, seq * 200).record()]).unwrap());
+            disk.crash_after(at, crash);
+            let _ = silo.checkpoint();
+            let was_down = disk.is_down();
+            disk.crash(crash);
+            disk.restart();
+            drop(silo);
+            let silo = open(&disk, 2).unwrap();
+            let what = format!("{crash:?} crash at operation {at} of the checkpoint");
+            assert_eq!(silo.slot(KEY).unwrap().vote(), vote, "{what}");
+            assert_holds(&silo, &history, &what);
+            if !was_down {
+                assert!(at > 8, "a checkpoint is more than {at} operations");
+                break;
+            }
+        }
+    }
+}
