@@ -12,7 +12,8 @@
 //!
 //! A failure prints its seed, the command that replays it, and the last events. `INFINIT_SEED=n` runs one seed alone,
 //! `INFINIT_TRACE=1` prints all of its events, `INFINIT_SEEDS=n` runs more than the default, `INFINIT_FIRST=n` begins
-//! elsewhere, `INFINIT_EVERY=n` leaves those between out. The long run, on all processors, with its progress on stderr and a summary in one line at the end:
+//! elsewhere, `INFINIT_EVERY=n` leaves those between out. The long run, on all processors, with its progress on stderr
+//! and a summary in one line at the end:
 //!
 //! ```text
 //! INFINIT_SEEDS=100000 cargo test --release --lib simulation::schedules -- --nocapture
