@@ -9,16 +9,18 @@
 //!
 //! A transaction that finds no space is aborted and has changed nothing: [`StoreError::NoSpace`]. redb cannot live through
 //! a growth of its file that fails, so it never meets one. While a transaction is being put together the file may grow
-//! beyond the disk's end, which redb takes back when the transaction is aborted; and before it is committed, on a disk
-//! without room for another growth, the pages that committing takes are proved to be free in the file. What adds to the
-//! index must leave some pages more than that, so that what takes from it (trims, cleaning, deleted volumes) can go on.
+//! beyond the disk's end, which redb takes back when the transaction is aborted; and before it is committed, the pages that
+//! committing takes are proved to be free in the file. On a disk without room for another growth, what adds to the index
+//! must leave some pages more than that, so that what takes from it (trims, cleaning, deleted volumes) can go on.
 
 use std::ops::RangeInclusive;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use redb::{
-    Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
 };
 
 use crate::store::ballast::Ballast;
@@ -102,12 +104,15 @@ impl Index {
 
     /// Verifies all of an index that has no checksums of its pages yet, by those that redb keeps in the pages above.
     pub(crate) fn verify_unsummed(file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<()> {
-        let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(Unsummed(file.clone()));
-        let checked = opened.and_then(|mut database| {
-            database.check_integrity()?;
-            Ok(())
-        });
-        checked.map_err(|error| open_error(error, None))
+        let check = || {
+            let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(Unsummed(file.clone()));
+            opened.and_then(|mut database| database.check_integrity().map(drop).map_err(DatabaseError::from))
+        };
+        // redb trusts the rows that it keeps for itself before it has verified them, and panics where they make no sense.
+        match std::panic::catch_unwind(AssertUnwindSafe(check)) {
+            Ok(checked) => checked.map_err(|error| open_error(error, None)),
+            Err(_) => Err(StoreError::Damaged(Damage::Index("its records of its own pages make no sense".to_owned()))),
+        }
     }
 
     /// Makes every table, so that readers find them.
@@ -208,17 +213,19 @@ impl Turn<'_> {
 }
 
 impl Index {
-    /// Makes sure that the transaction can be committed in a file that cannot grow, and that there is something left then:
-    /// takes so many pages and gives them back, which overdraws the file if they are not there.
+    /// Makes sure that the transaction can be committed without the file's growing, and, where it could not grow, that there
+    /// is something left then: takes so many pages and gives them back, which lets the file grow now, or overdraws it. That
+    /// there is room is no reason to leave the growth to the commit: others may take all of it in between.
     fn leave(&self, txn: &WriteTransaction, leaves: Leaves) -> Result<()> {
-        if self.file.is_overdrawn() || self.can_grow() {
+        if self.file.is_overdrawn() {
             return Ok(());
         }
         let size = self.size();
+        let left = if self.can_grow() { 0 } else { leaves.pages() };
         let record = vec![0; (size.min(REGION_BYTES) / PAGES_RECORD_PART) as usize + ROOM_ROW_BYTES];
         let mut rows: Vec<&[u8]> = vec![&record; size.div_ceil(REGION_BYTES) as usize];
         let row = [0; ROOM_ROW_BYTES];
-        rows.resize(rows.len() + COMMIT_PAGES + leaves.pages(), &row);
+        rows.resize(rows.len() + COMMIT_PAGES + left, &row);
         let mut table = txn.open_table(ROOM)?;
         for (number, row) in (0..).zip(&rows) {
             table.insert(number, *row)?;
@@ -241,10 +248,10 @@ impl Drop for Turn<'_> {
 }
 
 /// Why an index cannot be opened, told by its damaged page if there is one.
-fn open_error(error: redb::DatabaseError, damage: Option<&str>) -> StoreError {
+fn open_error(error: DatabaseError, damage: Option<&str>) -> StoreError {
     match (error, damage) {
         (_, Some(what)) => StoreError::Damaged(Damage::Index(what.to_owned())),
-        (redb::DatabaseError::Storage(redb::StorageError::Io(error)), None) => {
+        (DatabaseError::Storage(redb::StorageError::Io(error)), None) => {
             StoreError::Io { doing: "read the index", error }
         }
         (other, None) => StoreError::Damaged(Damage::Index(other.to_string())),

@@ -234,6 +234,30 @@ fn a_disk_that_fills_at_any_operation_loses_and_faults_nothing() {
     assert!(refused > rounds / 3, "{refused} of {rounds} disks were full when it mattered");
 }
 
+/// The index's file grows while a transaction is put together, and would grow in its commit if that were let to.
+#[test]
+fn a_disk_that_fills_while_the_index_grows_loses_and_faults_nothing() {
+    let mut tried = 0;
+    // In the second the commit itself would grow it.
+    for seed in [0, 5] {
+        let mut counting = Life::begin(seed);
+        let (mut steps, mut operations, mut bytes) = (0, 0, u64::MAX);
+        while counting.silo.index.size() <= bytes {
+            (steps, operations, bytes) = (steps + 1, counting.disk.operations(), counting.silo.index.size());
+            counting.step();
+        }
+        for at in 0..counting.disk.operations() - operations {
+            let mut life = Life::begin(seed);
+            (1..steps).for_each(|_| life.step());
+            life.disk.fill_after(Some(at));
+            life.step();
+            life.restart(&format!("seed {seed}, full from operation {at} of step {steps}"));
+            tried += 1;
+        }
+    }
+    assert!(tried > 100, "{tried} operations while the index grew");
+}
+
 #[test]
 fn a_disk_of_any_size_loses_and_faults_nothing() {
     let mut outcomes = BTreeMap::new();
@@ -258,7 +282,8 @@ fn a_disk_that_others_fill_at_any_moment_comes_free_by_trims() {
     for seed in 0..24 {
         let mut life = Life::begin(seed);
         life.disk.set_capacity(Some(28 * MIB));
-        let filled_at = life.chooser.below(900);
+        // Before that the index and its reserve are most of what the silo has.
+        let filled_at = 300 + life.chooser.below(600);
         let mut there = BTreeSet::new();
         for step in 0..900 {
             if step == filled_at {
