@@ -28,7 +28,7 @@ use crate::store::disk::DiskFile;
 use crate::store::error::{Damage, Result, StoreError};
 use crate::store::group::Group;
 use crate::store::keys::{BLOCKS, EXTENTS, FORGOTTEN, MARKERS, SEGMENTS, SILO, SLOTS, TRIMS, place_key, place_of_key};
-use crate::store::pages::{Backend, PageFile, Unsummed};
+use crate::store::pages::{Backend, PAGE_BYTES, PageFile, Unsummed};
 use crate::store::usage::Tally;
 
 pub(crate) struct Index {
@@ -74,6 +74,8 @@ impl Leaves {
 
 /// Pages that committing takes: the rows of freed pages, roots, the bookkeeping of the file's pages.
 const COMMIT_PAGES: usize = 64;
+/// The same in one piece, with what redb adds to a row.
+const COMMIT_PIECE_BYTES: usize = COMMIT_PAGES * PAGE_BYTES - 512;
 /// redb's record of which pages are free, in one piece: a bit a page and size of piece, for pages of 4 KiB, and some more.
 const PAGES_RECORD_PART: u64 = 8192;
 /// It is kept for each so many bytes of the file by itself.
@@ -221,11 +223,15 @@ impl Index {
             return Ok(());
         }
         let size = self.size();
-        let left = if self.can_grow() { 0 } else { leaves.pages() };
         let record = vec![0; (size.min(REGION_BYTES) / PAGES_RECORD_PART) as usize + ROOM_ROW_BYTES];
         let mut rows: Vec<&[u8]> = vec![&record; size.div_ceil(REGION_BYTES) as usize];
-        let row = [0; ROOM_ROW_BYTES];
-        rows.resize(rows.len() + COMMIT_PAGES + left, &row);
+        let (piece, row) = (vec![0; COMMIT_PIECE_BYTES], [0; ROOM_ROW_BYTES]);
+        if self.can_grow() {
+            // In one piece, which is far quicker; if there is none the file grows.
+            rows.push(&piece);
+        } else {
+            rows.resize(rows.len() + COMMIT_PAGES + leaves.pages(), &row);
+        }
         let mut table = txn.open_table(ROOM)?;
         for (number, row) in (0..).zip(&rows) {
             table.insert(number, *row)?;
