@@ -4,6 +4,7 @@
 pub mod address;
 pub mod block;
 pub mod clock;
+pub mod contained;
 pub mod error;
 pub mod id;
 pub mod mutant;

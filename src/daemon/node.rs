@@ -9,6 +9,7 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::base::clock::wall_seconds;
+use crate::base::contained::is_contained;
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::NodeId;
 use crate::cluster::consensus::{Group, GroupOptions, ProposeError, Storage, Tuning};
@@ -166,7 +167,9 @@ fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        if !is_contained() {
+            std::process::abort();
+        }
     }));
 }
 

@@ -14,7 +14,6 @@
 //! must leave some pages more than that, so that what takes from it (trims, cleaning, deleted volumes) can go on.
 
 use std::ops::RangeInclusive;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +22,7 @@ use redb::{
     WriteTransaction,
 };
 
+use crate::base::contained::contain;
 use crate::store::ballast::Ballast;
 use crate::store::disk::DiskFile;
 use crate::store::error::{Damage, Result, StoreError};
@@ -111,9 +111,9 @@ impl Index {
             opened.and_then(|mut database| database.check_integrity().map(drop).map_err(DatabaseError::from))
         };
         // redb trusts the rows that it keeps for itself before it has verified them, and panics where they make no sense.
-        match std::panic::catch_unwind(AssertUnwindSafe(check)) {
-            Ok(checked) => checked.map_err(|error| open_error(error, None)),
-            Err(_) => Err(StoreError::Damaged(Damage::Index("its records of its own pages make no sense".to_owned()))),
+        match contain(check) {
+            Some(checked) => checked.map_err(|error| open_error(error, None)),
+            None => Err(StoreError::Damaged(Damage::Index("its records of its own pages make no sense".to_owned()))),
         }
     }
 
