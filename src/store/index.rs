@@ -108,7 +108,7 @@ impl Index {
     pub(crate) fn verify_unsummed(file: &Arc<dyn DiskFile>, cache_bytes: usize) -> Result<()> {
         let check = || {
             let opened = Builder::new().set_cache_size(cache_bytes).create_with_backend(Unsummed(file.clone()));
-            opened.and_then(|mut database| database.check_integrity().map(drop).map_err(DatabaseError::from))
+            opened.and_then(|mut database| database.check_integrity().map(drop))
         };
         // redb trusts the rows that it keeps for itself before it has verified them, and panics where they make no sense.
         match contain(check) {
