@@ -227,6 +227,13 @@ impl Inode {
         self.seen = self.durable.clone();
     }
 
+    /// Loses each unsynced change.
+    pub(super) fn lose_unsynced(&mut self) {
+        self.unsynced.clear();
+        self.diverged = false;
+        self.seen = self.durable.clone();
+    }
+
     pub(super) fn flip_bit(&mut self, byte: u64, bit: u8) -> bool {
         let mut flipped = false;
         for content in [&mut self.durable, &mut self.seen] {

@@ -52,6 +52,7 @@ struct State {
     full_at: Option<u64>,
     creates_nothing: bool,
     unreadable: BTreeMap<String, Vec<Range<u64>>>,
+    loses_all: bool,
 }
 
 impl FaultyDisk {
@@ -73,6 +74,7 @@ impl FaultyDisk {
             full_at: None,
             creates_nothing: false,
             unreadable: BTreeMap::new(),
+            loses_all: false,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -96,6 +98,11 @@ impl FaultyDisk {
         let mut state = self.state();
         state.crash_at = None;
         state.restart();
+    }
+
+    /// From here on a power loss takes all that was not synced, and not what chance says.
+    pub fn lose_all_unsynced(&self) {
+        self.state().loses_all = true;
     }
 
     /// Whether a scheduled crash has happened.
@@ -203,7 +210,11 @@ fn gone() -> io::Error {
 
 impl State {
     fn restart(&mut self) {
-        if self.down.take() == Some(Crash::Power) {
+        let power = self.down.take() == Some(Crash::Power);
+        if power && self.loses_all {
+            self.names.clone_from(&self.durable_names);
+            self.inodes.iter_mut().for_each(Inode::lose_unsynced);
+        } else if power {
             let (names, durable) = (self.names.clone(), self.durable_names.clone());
             let changed = names.keys().chain(durable.keys()).collect::<BTreeSet<_>>();
             for name in changed {

@@ -94,6 +94,7 @@ pub fn an_acknowledgement_from_before_a_restart_does_not_count() {
     s.wait(5);
     assert_eq!(s.vote(2, 0), (1, 2, true));
     s.say("s2 loses its power and the write with it, before anybody heard of it");
+    s.world.silos[1].disk.lose_all_unsynced();
     s.power(2);
     s.lose(2, is_append);
     s.open(2);
