@@ -145,6 +145,12 @@ impl Keeper {
     /// Takes a batch of messages: their records are appended with one write.
     pub fn process(&mut self, now: Moment, messages: impl IntoIterator<Item = (NodeId, Session, ToSilo)>) -> Outcome {
         let mut outcome = Outcome::default();
+        if !self.acceptor.is_faulted()
+            && let Some(fault) = self.silo.faulted()
+        {
+            // Work in the background met it: who asks for signs of life alone must hear of it too.
+            self.fault(&StoreError::Faulted(fault), &mut outcome);
+        }
         for (from, session, message) in messages {
             let mut effects = std::mem::take(&mut self.effects);
             self.foreign = self.node.is_some_and(|node| node != from);

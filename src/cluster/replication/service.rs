@@ -614,6 +614,37 @@ mod tests {
         assert!(service.stop().is_err(), "it is not closed in order");
     }
 
+    /// A writer that waits for other silos writes nothing, and would take this one for well.
+    #[test]
+    fn a_failed_checkpoint_is_told_to_a_writer_that_asks_for_signs_of_life_alone() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let disk = FaultyDisk::new(1);
+        Silo::format(Arc::new(disk.clone()), SiloId([1; 16])).unwrap();
+        let silo = Silo::open(Arc::new(disk.clone()), SiloOptions::new(1 << 30, Incarnation(5), [7; 16])).unwrap();
+        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
+        let (answers, answered) = channel();
+        let session = service.handle().open(Arc::new(move |answer| answers.send(answer).unwrap()));
+        session.deliver(WRITER, promote(1));
+        session.deliver(WRITER, adopt(Incarnation(5)));
+        assert!((0..2).all(|_| answered.recv().is_ok()));
+        let sign = || {
+            let request =
+                Request::Heartbeat { epoch: Epoch(1), incarnation: Incarnation(5), sent: 0, slots: Vec::new() };
+            session.deliver(WRITER, ToSilo::Rare(SiloId([1; 16]), VOLUME, request));
+            answered.recv().unwrap()
+        };
+        assert!(matches!(sign(), FromSilo::Rare(_, _, Answer::Renewed { .. })));
+        session.deliver(WRITER, append(1, Incarnation(5), false));
+        assert_eq!(acknowledged(&answered), (Seq(1), Seq(0)));
+        disk.fail_sync_after(0);
+        assert!(service.handle().silo().checkpoint().is_err());
+        let FromSilo::Rare(_, _, Answer::Refused { reason: Refusal::Faulted(why), .. }) = sign() else {
+            panic!("it is taken for well");
+        };
+        assert!(why.contains("sync"), "{why}");
+        assert!(service.stop().is_err(), "it is not closed in order");
+    }
+
     #[test]
     fn what_a_connection_does_itself_keeps_its_place_and_never_waits_for_the_worker() {
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -196,6 +196,11 @@ impl Acceptor {
         }
     }
 
+    /// Whether the silo is out of service.
+    pub fn is_faulted(&self) -> bool {
+        self.fault.is_some()
+    }
+
     pub fn slots(&self) -> impl Iterator<Item = (&SlotKey, &Slot)> {
         self.slots.iter()
     }
