@@ -586,11 +586,8 @@ mod tests {
         service.stop().unwrap();
     }
 
-    /// Whoever waits for durability there waits for ever, and nobody may sync for them again and again.
-    #[test]
-    fn a_silo_whose_sync_failed_rests() {
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let disk = FaultyDisk::new(1);
+    /// A silo on this disk that has adopted the first epoch, and its writer's session.
+    fn adopted(runtime: &tokio::runtime::Runtime, disk: &FaultyDisk) -> (SiloService, SiloSession, Receiver<FromSilo>) {
         Silo::format(Arc::new(disk.clone()), SiloId([1; 16])).unwrap();
         let silo = Silo::open(Arc::new(disk.clone()), SiloOptions::new(1 << 30, Incarnation(5), [7; 16])).unwrap();
         let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
@@ -599,6 +596,15 @@ mod tests {
         session.deliver(WRITER, promote(1));
         session.deliver(WRITER, adopt(Incarnation(5)));
         assert!((0..2).all(|_| answered.recv().is_ok()));
+        (service, session, answered)
+    }
+
+    /// Whoever waits for durability there waits for ever, and nobody may sync for them again and again.
+    #[test]
+    fn a_silo_whose_sync_failed_rests() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let disk = FaultyDisk::new(1);
+        let (service, session, answered) = adopted(&runtime, &disk);
         session.deliver(WRITER, append(1, Incarnation(5), true));
         assert_eq!(acknowledged(&answered), (Seq(1), Seq(0)));
         assert_eq!(acknowledged(&answered), (Seq(1), Seq(1)));
@@ -619,14 +625,7 @@ mod tests {
     fn a_failed_checkpoint_is_told_to_a_writer_that_asks_for_signs_of_life_alone() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let disk = FaultyDisk::new(1);
-        Silo::format(Arc::new(disk.clone()), SiloId([1; 16])).unwrap();
-        let silo = Silo::open(Arc::new(disk.clone()), SiloOptions::new(1 << 30, Incarnation(5), [7; 16])).unwrap();
-        let service = SiloService::start(silo, NodeId([7; 32]), [7; 16], runtime.handle().clone()).unwrap();
-        let (answers, answered) = channel();
-        let session = service.handle().open(Arc::new(move |answer| answers.send(answer).unwrap()));
-        session.deliver(WRITER, promote(1));
-        session.deliver(WRITER, adopt(Incarnation(5)));
-        assert!((0..2).all(|_| answered.recv().is_ok()));
+        let (service, session, answered) = adopted(&runtime, &disk);
         let sign = || {
             let request =
                 Request::Heartbeat { epoch: Epoch(1), incarnation: Incarnation(5), sent: 0, slots: Vec::new() };
