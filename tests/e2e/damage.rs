@@ -21,8 +21,19 @@ pub fn value(byte: u8) -> Bytes {
     Bytes::from(vec![byte; BLOCK])
 }
 
-/// The segment of a node's silo that holds a block full of this byte, and where in it.
-pub fn place_of(cluster: &Cluster, node: usize, byte: u8) -> Option<(PathBuf, u64)> {
+/// The segment of a node's silo that holds a block full of this byte, and where in it. What was flushed is on a majority of
+/// them, and on the others soon.
+pub fn place_of(cluster: &Cluster, node: usize, byte: u8) -> (PathBuf, u64) {
+    let mut found = None;
+    let is_found = eventually(PATIENCE, || {
+        found = look_for(cluster, node, byte);
+        found.is_some()
+    });
+    assert!(is_found, "node {node} has no block of {byte}");
+    found.unwrap()
+}
+
+fn look_for(cluster: &Cluster, node: usize, byte: u8) -> Option<(PathBuf, u64)> {
     let silo = cluster.home(node).join("silo");
     let mut segments: Vec<PathBuf> = std::fs::read_dir(&silo).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("segment-")));
@@ -45,7 +56,7 @@ fn a_decayed_block_is_read_elsewhere_and_repaired() {
         client.flush().await.unwrap();
         client
     });
-    let (segment, at) = place_of(&cluster, 0, MARK).expect("the node of the writer has a copy");
+    let (segment, at) = place_of(&cluster, 0, MARK);
     let file = OpenOptions::new().write(true).open(&segment).unwrap();
     file.write_all_at(&[MARK ^ 4], at + 77).unwrap();
     let read = runtime.block_on(client.read(3 * BLOCK as u64, BLOCK as u32)).unwrap();
@@ -81,7 +92,7 @@ fn what_disks_lost_is_told_and_given_up_only_with_consent() {
     cluster.kill(&[0, 1, 2]);
     // Two disks lose the end of what they had synced, as disks do that confirm too early.
     for node in [1, 2] {
-        let (segment, at) = place_of(&cluster, node, MARK + 1).expect("every node has a copy");
+        let (segment, at) = place_of(&cluster, node, MARK + 1);
         let file = OpenOptions::new().write(true).open(&segment).unwrap();
         let head = 16 + 104;
         let len = file.metadata().unwrap().len();

@@ -53,7 +53,7 @@ fn verify(cluster: &Cluster, runtime: &Runtime, node: usize) {
 
 /// Flips a bit of a node's copy of a block, on its disk.
 fn decay(cluster: &Cluster, node: usize, number: u8) {
-    let (segment, at) = place_of(cluster, node, FIRST + number).expect("the node has a copy");
+    let (segment, at) = place_of(cluster, node, FIRST + number);
     let file = OpenOptions::new().write(true).open(&segment).unwrap();
     file.write_all_at(&[(FIRST + number) ^ 0x10], at + 1234).unwrap();
 }
