@@ -79,14 +79,23 @@ _infinit() {
             infinit__subcmd__help__subcmd__network,list)
                 cmd="infinit__subcmd__help__subcmd__network__subcmd__list"
                 ;;
+            infinit__subcmd__help__subcmd__network,set)
+                cmd="infinit__subcmd__help__subcmd__network__subcmd__set"
+                ;;
             infinit__subcmd__help__subcmd__network,show)
                 cmd="infinit__subcmd__help__subcmd__network__subcmd__show"
+                ;;
+            infinit__subcmd__help__subcmd__node,drain)
+                cmd="infinit__subcmd__help__subcmd__node__subcmd__drain"
                 ;;
             infinit__subcmd__help__subcmd__node,install)
                 cmd="infinit__subcmd__help__subcmd__node__subcmd__install"
                 ;;
             infinit__subcmd__help__subcmd__node,list)
                 cmd="infinit__subcmd__help__subcmd__node__subcmd__list"
+                ;;
+            infinit__subcmd__help__subcmd__node,remove)
+                cmd="infinit__subcmd__help__subcmd__node__subcmd__remove"
                 ;;
             infinit__subcmd__help__subcmd__node,run)
                 cmd="infinit__subcmd__help__subcmd__node__subcmd__run"
@@ -121,6 +130,9 @@ _infinit() {
             infinit__subcmd__help__subcmd__volume,scrub)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__scrub"
                 ;;
+            infinit__subcmd__help__subcmd__volume,set)
+                cmd="infinit__subcmd__help__subcmd__volume__subcmd__set"
+                ;;
             infinit__subcmd__help__subcmd__volume,status)
                 cmd="infinit__subcmd__help__subcmd__volume__subcmd__status"
                 ;;
@@ -139,14 +151,23 @@ _infinit() {
             infinit__subcmd__network,list)
                 cmd="infinit__subcmd__network__subcmd__list"
                 ;;
+            infinit__subcmd__network,set)
+                cmd="infinit__subcmd__network__subcmd__set"
+                ;;
             infinit__subcmd__network,show)
                 cmd="infinit__subcmd__network__subcmd__show"
+                ;;
+            infinit__subcmd__node,drain)
+                cmd="infinit__subcmd__node__subcmd__drain"
                 ;;
             infinit__subcmd__node,install)
                 cmd="infinit__subcmd__node__subcmd__install"
                 ;;
             infinit__subcmd__node,list)
                 cmd="infinit__subcmd__node__subcmd__list"
+                ;;
+            infinit__subcmd__node,remove)
+                cmd="infinit__subcmd__node__subcmd__remove"
                 ;;
             infinit__subcmd__node,run)
                 cmd="infinit__subcmd__node__subcmd__run"
@@ -180,6 +201,9 @@ _infinit() {
                 ;;
             infinit__subcmd__volume,scrub)
                 cmd="infinit__subcmd__volume__subcmd__scrub"
+                ;;
+            infinit__subcmd__volume,set)
+                cmd="infinit__subcmd__volume__subcmd__set"
                 ;;
             infinit__subcmd__volume,status)
                 cmd="infinit__subcmd__volume__subcmd__status"
@@ -348,7 +372,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__network)
-            opts="create join invite list show leave"
+            opts="create join invite list show set leave"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -431,6 +455,20 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__help__subcmd__network__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__help__subcmd__network__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -446,8 +484,22 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__node)
-            opts="run wait list show stop install"
+            opts="run wait list show drain remove stop install"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__node__subcmd__drain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -474,6 +526,20 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__node__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__node__subcmd__remove)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -558,7 +624,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__volume)
-            opts="create list status attach detach scrub recover delete"
+            opts="create list status attach detach set scrub recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -669,6 +735,20 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__help__subcmd__volume__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__help__subcmd__volume__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
@@ -720,7 +800,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__network)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create join invite list show leave"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create join invite list show set leave"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -905,6 +985,39 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__network__subcmd__set)
+            opts="-q -v -h --down-after --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --down-after)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__network__subcmd__show)
             opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -935,7 +1048,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__node)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help run wait list show stop install"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help run wait list show drain remove stop install"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -963,8 +1076,37 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__node__subcmd__drain)
+            opts="-q -v -h --wait --cancel --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__node__subcmd__install)
-            opts="-q -v -h --silo --listen --advertise --zone --no-mdns --print --no-start --unit-dir --binary --home --network --output --quiet --verbose --no-color --yes --help"
+            opts="-q -v -h --silo --listen --advertise --zone --role --no-mdns --print --no-start --unit-dir --binary --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -987,6 +1129,10 @@ _infinit() {
                     ;;
                 --zone)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --role)
+                    COMPREPLY=($(compgen -W "storage witness" -- "${cur}"))
                     return 0
                     ;;
                 --unit-dir)
@@ -1062,8 +1208,37 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__node__subcmd__remove)
+            opts="-y -q -v -h --dead --yes --home --network --output --quiet --verbose --no-color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__node__subcmd__run)
-            opts="-q -v -h --silo --listen --advertise --zone --no-mdns --home --network --output --quiet --verbose --no-color --yes --help"
+            opts="-q -v -h --silo --listen --advertise --zone --role --no-mdns --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1086,6 +1261,10 @@ _infinit() {
                     ;;
                 --zone)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --role)
+                    COMPREPLY=($(compgen -W "storage witness" -- "${cur}"))
                     return 0
                     ;;
                 --home)
@@ -1235,7 +1414,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__volume)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach scrub recover delete"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create list status attach detach set scrub recover delete"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1480,6 +1659,39 @@ _infinit() {
                 return 0
             fi
             case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__volume__subcmd__set)
+            opts="-q -v -h --replicas --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --replicas)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --home)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

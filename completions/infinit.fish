@@ -42,21 +42,22 @@ complete -c infinit -n "__fish_infinit_needs_command" -f -a "demo" -d 'Run three
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "completions" -d 'Print what completes this command line in a shell'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "man" -d 'Print a manual page: infinit man | man -l -'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -l network -d 'Choose the network where this machine has several' -r
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -s q -l quiet -d 'Print results and errors only'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -s v -l verbose -d 'Tell more; twice tells all'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "create" -d 'Create a network: its keys, and this machine as its first node'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "join" -d 'Join a network with a token that `infinit network invite` printed'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "invite" -d 'Print a token with which other machines join'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "list" -d 'List the networks that this machine belongs to'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show leave" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "create" -d 'Create a network: its keys, and this machine as its first node'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "join" -d 'Join a network with a token that `infinit network invite` printed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "invite" -d 'Print a token with which other machines join'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "list" -d 'List the networks that this machine belongs to'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "set" -d 'Change what holds for the whole network'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -107,6 +108,16 @@ complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from show" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from show" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l down-after -d 'Make the copies on a node or disk anew elsewhere once nobody has reached it for this time, 5s to 30d' -r
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -116,25 +127,29 @@ complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -l network -d 'Choose the network where this machine has several' -r
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -s q -l quiet -d 'Print results and errors only'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -s v -l verbose -d 'Tell more; twice tells all'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "run" -d 'Run this machine\'s node in the foreground until it is told to stop'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "wait" -d 'Wait until this node has joined and the cluster has a quorum'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "list" -d 'List the nodes of the network'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "show" -d 'Show one node and its silos'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "stop" -d 'Stop this machine\'s node: detach its volumes, write everything out, end'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show stop install" -f -a "install" -d 'Let systemd run this machine\'s node, now and at every start'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "run" -d 'Run this machine\'s node in the foreground until it is told to stop'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "wait" -d 'Wait until this node has joined and the cluster has a quorum'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "list" -d 'List the nodes of the network'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "show" -d 'Show one node and its silos'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "drain" -d 'Empty a node: its copies go to the other nodes, and it gets no new ones'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "remove" -d 'Take a node out of the network: its passport counts no more, anywhere'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "stop" -d 'Stop this machine\'s node: detach its volumes, write everything out, end'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -f -a "install" -d 'Let systemd run this machine\'s node, now and at every start'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l silo -d 'Store blocks in this directory, up to this capacity; may be given several times [default: silo/ in the home]' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t'Stores data and attaches volumes'
+witness\t'Votes in the cluster group and stores nothing'"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -144,7 +159,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l timeout -d 'Give up after this time' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l network -d 'Choose the network where this machine has several' -r
@@ -173,6 +188,27 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from show" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from show" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l wait -d 'Return once it is empty'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l cancel -d 'Let it hold copies again; what has moved already comes back only as far as its share'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from drain" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l dead -d 'It is lost for good: make its copies anew from the others, without waiting for it'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s y -l yes -d 'Do not ask'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l timeout -d 'Give up waiting after this time' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l network -d 'Choose the network where this machine has several' -r
@@ -187,6 +223,8 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t'Stores data and attaches volumes'
+witness\t'Votes in the cluster group and stores nothing'"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l unit-dir -d 'Write the unit to this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l binary -d 'Run this binary [default: this one]' -r -F
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
@@ -200,24 +238,25 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l network -d 'Choose the network where this machine has several' -r
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s q -l quiet -d 'Print results and errors only'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s v -l verbose -d 'Tell more; twice tells all'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "create" -d 'Create a volume; it takes space as it is written'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "list" -d 'List the volumes of the network'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "scrub" -d 'Read and verify every copy of a volume, and repair what is damaged from another copy'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach scrub recover delete" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "create" -d 'Create a volume; it takes space as it is written'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "list" -d 'List the volumes of the network'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "set" -d 'Change what a volume is kept by, while it is in use'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "scrub" -d 'Read and verify every copy of a volume, and repair what is damaged from another copy'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Give it this size, a multiple of 4KiB up to 64TiB' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Keep this odd number of copies, each on another node' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l durability -d 'Say what an answered write means' -r -f -a "flush\t'A majority has it; a flush puts it on disk, as with any disk\'s own cache'
@@ -273,6 +312,16 @@ complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l replicas -d 'Keep so many copies, each on another node: an odd number' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -s h -l help -d 'Print help'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from scrub" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -354,11 +403,14 @@ complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "invite" -d 'Print a token with which other machines join'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "list" -d 'List the networks that this machine belongs to'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "set" -d 'Change what holds for the whole network'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "run" -d 'Run this machine\'s node in the foreground until it is told to stop'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "wait" -d 'Wait until this node has joined and the cluster has a quorum'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "list" -d 'List the nodes of the network'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "show" -d 'Show one node and its silos'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "drain" -d 'Empty a node: its copies go to the other nodes, and it gets no new ones'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "remove" -d 'Take a node out of the network: its passport counts no more, anywhere'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "stop" -d 'Stop this machine\'s node: detach its volumes, write everything out, end'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "install" -d 'Let systemd run this machine\'s node, now and at every start'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "create" -d 'Create a volume; it takes space as it is written'
@@ -366,6 +418,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "status" -d 'Show how a volume stands: where it is attached, its copies, what would mend it'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "attach" -d 'Attach a volume to this node, which alone may then write it, and print the NBD URI'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "detach" -d 'Detach a volume, wherever it is attached: its export closes, and another node may attach it'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "set" -d 'Change what a volume is kept by, while it is in use'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "scrub" -d 'Read and verify every copy of a volume, and repair what is damaged from another copy'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from volume" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -48,9 +49,21 @@ impl fmt::Debug for Moment {
     }
 }
 
+/// Wall time in milliseconds since 1970, UTC. For tests alone, `INFINIT_TEST_CLOCK_OFFSET` shifts it by so many seconds: nothing
+/// else can do that to a program that is linked statically.
+pub fn wall_ms() -> u64 {
+    static OFFSET_MS: OnceLock<i64> = OnceLock::new();
+    let offset_ms = OFFSET_MS.get_or_init(|| {
+        let seconds = std::env::var("INFINIT_TEST_CLOCK_OFFSET").ok().and_then(|text| text.parse::<i64>().ok());
+        seconds.map_or(0, |seconds| seconds.saturating_mul(1000))
+    });
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+    now.saturating_add_signed(*offset_ms)
+}
+
 /// Wall time in whole seconds since 1970, UTC.
 pub fn wall_seconds() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    wall_ms() / 1000
 }
 
 /// RFC 3339 in UTC, from seconds since 1970. Days to civil date after Howard Hinnant's `civil_from_days`.

@@ -55,6 +55,16 @@ pub enum Mutant {
     RestoredVotes,
     CheckpointCoversUnsynced,
     CleaningDropsSnapshotVersion,
+    // Reconfiguration.
+    SingleMajorityWhileProposed,
+    CommitBeforeDurable,
+    NewcomerCountsAtOnce,
+    PromiseDroppedOnLeaving,
+    StaleConfigurationAccepted,
+    OverlappingChanges,
+    TakenForRefused,
+    UnequalHalf,
+    HalfUnasked,
     // The cluster group.
     GroupVoteNotSynced,
     GroupEntriesNotSynced,

@@ -50,6 +50,12 @@ impl Client {
         self.request(Method::POST, path, body.into()).await
     }
 
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| Fault::failed(format!("cannot write the request: {error}")))?;
+        self.request(Method::PATCH, path, body.into()).await
+    }
+
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.request(Method::DELETE, path, Bytes::new()).await
     }

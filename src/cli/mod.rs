@@ -18,6 +18,7 @@ pub mod client;
 pub mod completions;
 pub mod context;
 pub mod demo;
+pub mod doctor;
 pub mod man;
 pub mod network;
 pub mod node;
@@ -62,6 +63,7 @@ pub enum Command {
     #[command(subcommand, disable_help_subcommand = true)]
     Volume(volume::VolumeCommand),
     Status(status::StatusArgs),
+    Doctor(doctor::DoctorArgs),
     Demo(demo::DemoArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -98,6 +100,7 @@ async fn run(command: Command, context: &Context) -> Result<(), Stop> {
         Command::Node(verb) => verb.run(context).await,
         Command::Volume(verb) => verb.run(context).await,
         Command::Status(args) => args.run(context).await,
+        Command::Doctor(args) => args.run(context).await,
         Command::Demo(args) => args.run(context).await,
         Command::Completions(args) => args.run(context),
         Command::Man(args) => args.run(context),

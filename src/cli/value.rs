@@ -25,7 +25,7 @@ pub fn volume_size(text: &str) -> Result<Size> {
     api::check_volume_size(size).map(|()| size)
 }
 
-/// An odd number of copies.
+/// A number of copies.
 pub fn replicas(text: &str) -> Result<u8> {
     let replicas = text
         .parse::<u8>()

@@ -3,16 +3,21 @@
 //! | route | request | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/doctor` | | [`doctor::Checkup`] |
 //! | `GET /v1/network` | | [`Network`] |
+//! | `PATCH /v1/network` | [`going::SetNetwork`] | [`Network`] |
 //! | `POST /v1/network/invitations` | [`Invite`] | [`Invitation`] |
 //! | `POST /v1/network/leave` | | [`Left`] |
 //! | `GET /v1/nodes` | | array of [`Node`] |
 //! | `GET /v1/nodes/{id or name}` | | [`Node`]; `self` is the node that answers |
+//! | `POST /v1/nodes/{id or name}/drain` | [`going::DrainNode`] | [`Node`]; its copies go elsewhere from now on |
+//! | `POST /v1/nodes/{id or name}/remove` | [`going::RemoveNode`] | [`going::RemovedNode`] |
 //! | `GET /v1/node/ready?timeout_ms=` | | [`Ready`], once it is so; a fault of kind `timed-out` otherwise |
 //! | `POST /v1/node/stop` | | [`Stopping`]; then the process ends |
 //! | `GET /v1/volumes` | | array of [`Volume`] |
 //! | `POST /v1/volumes` | [`CreateVolume`] | [`Volume`] |
 //! | `GET /v1/volumes/{name}` | | [`VolumeStatus`] |
+//! | `PATCH /v1/volumes/{name}` | [`going::SetVolume`] | [`Volume`] |
 //! | `DELETE /v1/volumes/{name}` | | [`DeletedVolume`] |
 //! | `POST /v1/volumes/{name}/attach` | [`AttachVolume`] | [`Attachment`] |
 //! | `POST /v1/volumes/{name}/recover` | [`recovery::RecoverVolume`] | [`recovery::RecoveredVolume`] |
@@ -24,6 +29,8 @@
 //! ([`encode_segment`]). Answers may gain fields: clients ignore what they do not know. Requests with unknown fields
 //! are refused, so that a misspelt one is never silently dropped.
 
+pub mod doctor;
+pub mod going;
 pub mod recovery;
 pub mod scrub;
 pub mod silo;
@@ -39,7 +46,8 @@ use crate::base::block::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::base::units::Size;
-use crate::cluster::state::volume::check_lease;
+use crate::cluster::state::volume::{self, check_lease};
+use crate::daemon::api::going::Duty;
 use crate::interface::nbd::Counts;
 
 /// The file name of the control socket in a daemon's home.
@@ -48,8 +56,8 @@ pub const SOCKET: &str = "control.sock";
 pub const NAME_BYTES_MAX: usize = 64;
 /// How many copies a volume has unless told otherwise.
 pub const REPLICAS_DEFAULT: u8 = 3;
-/// The most copies: beyond nine a write waits for too many to gain anything.
-pub const REPLICAS_MAX: u8 = 9;
+/// The most copies: beyond that a write waits for too many to gain anything.
+pub const REPLICAS_MAX: u8 = volume::REPLICAS_MAX;
 /// The lease's term unless told otherwise, in milliseconds.
 pub const LEASE_MS_DEFAULT: u64 = 5_000;
 /// The shortest time after which I/O may fail for want of a majority: a hiccup must not reach a file system.
@@ -101,6 +109,9 @@ pub struct Cluster {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<NodeRef>,
     pub voters: Vec<NodeRef>,
+    /// A silo that nobody reached for so long is replaced.
+    #[serde(default)]
+    pub down_after_ms: u64,
 }
 
 /// What a passport allows.
@@ -114,6 +125,8 @@ pub enum Role {
     Client,
     /// Storage, and may invite others.
     Admin,
+    /// Votes, and stores nothing.
+    Witness,
 }
 
 /// A node named within something else.
@@ -144,6 +157,11 @@ pub struct Node {
     /// Its Infinit's version, once it has told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    #[serde(default)]
+    pub duty: Duty,
+    /// Copies of slots that lie on its silos.
+    #[serde(default)]
+    pub copies: u32,
     pub silos: Vec<Silo>,
 }
 
@@ -216,6 +234,9 @@ pub struct Volume {
     /// What would mend it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
+    /// Slots that do not lie yet where they should.
+    #[serde(default)]
+    pub moving_slots: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
 }
@@ -279,6 +300,9 @@ pub struct Slot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     pub replicas: Vec<Replica>,
+    /// Copies that are being made and count for nothing yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joining: Vec<Replica>,
 }
 
 /// One copy of a slot.
@@ -296,6 +320,14 @@ pub struct Replica {
     /// What it has received so far of what it missed; absent unless it is catching up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved_bytes: Option<u64>,
+    /// How fast that was so far, and how long the rest takes if it goes on so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+    /// Another copy takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
 }
 
 /// How one copy stands.
@@ -581,7 +613,6 @@ pub fn check_replicas(replicas: u8) -> Result<()> {
     match replicas {
         0 => refuse("hold nothing"),
         n if n > REPLICAS_MAX => refuse(&format!("are over {REPLICAS_MAX}, the most")),
-        n if n.is_multiple_of(2) => refuse("are an even number: no majority survives the loss of half"),
         _ => Ok(()),
     }
 }
@@ -632,8 +663,7 @@ mod tests {
             CreateVolume { size_bytes: 4097, ..good.clone() },
             CreateVolume { size_bytes: VOLUME_BYTES_MAX + 4096, ..good.clone() },
             CreateVolume { replicas: 0, ..good.clone() },
-            CreateVolume { replicas: 2, ..good.clone() },
-            CreateVolume { replicas: 11, ..good.clone() },
+            CreateVolume { replicas: 8, ..good.clone() },
             CreateVolume { lease_ms: 999, ..good.clone() },
             CreateVolume { lease_ms: 600_001, ..good.clone() },
             CreateVolume { name: "a/b".into(), ..good },

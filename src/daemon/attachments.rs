@@ -1,5 +1,7 @@
 //! Volumes attached to this node: the writer of each, and the NBD server that its clients talk to.
 
+mod maintenance;
+mod proposals;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -13,10 +15,11 @@ use tokio::time::{Instant, timeout};
 
 use crate::base::clock::wall_seconds;
 use crate::base::error::{Fault, Kind, Result};
-use crate::base::id::{Epoch, NodeId, VolumeId};
+use crate::base::id::{Epoch, NodeId, SlotIndex, VolumeId};
 use crate::cluster::consensus::Group;
-use crate::cluster::replication::driver::{DriverHandle, Life};
+use crate::cluster::replication::driver::{DriverHandle, Life, Target};
 use crate::cluster::replication::service::Silos;
+use crate::cluster::replication::writer::report::Report;
 use crate::cluster::replication::writer::{
     Durability, RETAINED_BYTES_MIN, RETAINED_NODE_BYTES_MAX, Request, WriterOptions,
 };
@@ -58,6 +61,8 @@ struct Shared {
     network: Arc<dyn Network>,
     data: DataHandle,
     open: Mutex<BTreeMap<VolumeId, Arc<Attached>>>,
+    /// Counts how often that changed.
+    changes: watch::Sender<u64>,
     /// One attach or detach at a time: they are rare, and their steps must not mix.
     turn: tokio::sync::Mutex<()>,
 }
@@ -123,9 +128,20 @@ impl Attachments {
             network,
             data,
             open: Mutex::default(),
+            changes: watch::Sender::default(),
             turn: tokio::sync::Mutex::default(),
         };
         Attachments { shared: Arc::new(shared) }
+    }
+
+    /// Changes whenever a volume is attached here, or is no more.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// All volumes attached here.
+    pub fn all(&self) -> Vec<(VolumeId, Arc<Attached>)> {
+        self.shared.open().iter().map(|(id, attached)| (*id, attached.clone())).collect()
     }
 
     pub fn get(&self, volume: VolumeId) -> Option<Arc<Attached>> {
@@ -427,7 +443,7 @@ impl Attachments {
     pub async fn report(&self, id: VolumeId) -> Option<AttachedReport> {
         let attached = self.get(id)?;
         let report = attached.driver.report().await;
-        Some(AttachedReport { nbd_uri: Some(attached.uri.clone()), report, clients: attached.counters.counts() })
+        Some(AttachedReport::new(attached.uri.clone(), report, attached.counters.counts()))
     }
 
     /// Removes a volume from the open ones, if it is still this attachment.
@@ -459,6 +475,7 @@ impl Shared {
 
     /// Gives each attached volume its share of the writes that this node remembers (rule 4).
     fn share_memory(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
         let open = self.open();
         let share = (RETAINED_NODE_BYTES_MAX / open.len().max(1)).max(RETAINED_BYTES_MIN);
         open.values().for_each(|attached| attached.driver.set_retained_bytes_max(share));
@@ -478,6 +495,16 @@ impl Shared {
 }
 
 impl Attached {
+    /// How its writer stands; none once it has ended.
+    pub async fn report(&self) -> Option<Report> {
+        self.driver.report().await
+    }
+
+    /// A slot is to have these silos from now on.
+    pub fn reconfigure(&self, slot: SlotIndex, target: Vec<Target>) {
+        self.driver.reconfigure(slot, target);
+    }
+
     /// Answers what is in flight, flushes, and ends the lease.
     async fn let_go(&self, limit: Duration) -> Result<()> {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,5 +1,7 @@
 //! The control API: HTTP and JSON on a Unix socket in the home.
 
+mod members;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use crate::cluster::state::command::{Command, Outcome, VolumeCreation};
 use crate::cluster::state::volume::{self, OnNoQuorum, Policy};
 use crate::daemon::api::{self, http_status};
 use crate::daemon::attachments::{Attachments, DETACH_LIMIT, GROUP_LIMIT, find};
+use crate::daemon::doctor;
 use crate::daemon::home::Home;
 use crate::daemon::membership;
 use crate::daemon::peers::Peers;
@@ -42,6 +45,7 @@ pub struct Control {
     node: NodeId,
     group: Group,
     attachments: Attachments,
+    peers: Peers,
     observer: Observer,
     scrubs: Scrubs,
     stop: watch::Sender<bool>,
@@ -65,8 +69,8 @@ impl Control {
         stop: watch::Sender<bool>,
     ) -> Control {
         let scrubs = Scrubs::new(node, group.clone(), peers.clone(), silos.clone());
-        let observer = Observer::new(home.clone(), node, group.clone(), peers, attachments.clone(), silos);
-        Control { home, node, group, attachments, observer, scrubs, stop }
+        let observer = Observer::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos);
+        Control { home, node, group, attachments, peers, observer, scrubs, stop }
     }
 }
 
@@ -114,15 +118,18 @@ impl ControlServer {
 fn routes(control: Control) -> Router {
     Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/network", get(network))
+        .route("/v1/doctor", get(examine))
+        .route("/v1/network", get(network).patch(members::set_network))
         .route("/v1/network/invitations", post(invite))
         .route("/v1/network/leave", post(leave))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{node}", get(node))
+        .route("/v1/nodes/{node}/drain", post(members::drain))
+        .route("/v1/nodes/{node}/remove", post(members::remove))
         .route("/v1/node/ready", get(ready))
         .route("/v1/node/stop", post(stop))
         .route("/v1/volumes", get(volumes).post(create))
-        .route("/v1/volumes/{name}", get(volume_status).delete(delete))
+        .route("/v1/volumes/{name}", get(volume_status).patch(members::set_volume).delete(delete))
         .route("/v1/volumes/{name}/attach", post(attach))
         .route("/v1/volumes/{name}/detach", post(detach))
         .route("/v1/volumes/{name}/recover", post(recover))
@@ -157,6 +164,16 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T> {
 
 async fn status(State(control): State<Control>) -> Answer<api::Status> {
     Answer(Ok(control.observer.status().await))
+}
+
+async fn examine(State(control): State<Control>) -> Answer<api::doctor::Checkup> {
+    Answer(match control.observer.network() {
+        Ok(network) => {
+            let nodes = control.observer.nodes();
+            Ok(doctor::examine(&control.home.root, &network, &nodes, &control.peers).await)
+        }
+        Err(fault) => Err(fault),
+    })
 }
 
 async fn network(State(control): State<Control>) -> Answer<api::Network> {

@@ -5,12 +5,14 @@
 //! writer's word counts. Without a writer nobody knows whether copies agree: they are idle, and compared at the next
 //! attach.
 
+use std::ops::Range;
+
 use crate::base::clock::rfc3339;
 use crate::base::id::{SiloId, SlotIndex, VolumeId};
 use crate::base::units::{Size, Span};
 use crate::cluster::replication::scrub_request::DamagedRun;
 use crate::cluster::replication::scrubber::ScrubReport;
-use crate::cluster::replication::writer::report::{self, SiloReport, SlotReport};
+use crate::cluster::replication::writer::report::{self, Change, SiloReport, SlotReport};
 use crate::cluster::state::silo::SiloInfo;
 use crate::cluster::state::volume::SlotPlacement;
 use crate::daemon::api::silo::{Cleaning, Damage, Scrub, Space};
@@ -214,6 +216,22 @@ impl Copy<'_> {
         }
     }
 
+    fn replica(&self, state: ReplicaState, range: &Range<u64>) -> Replica {
+        let moved = self.told.and_then(|told| told.moved_bytes);
+        let change = self.told.map(|told| told.change).unwrap_or_default();
+        Replica {
+            silo: self.silo.id,
+            node: self.node.clone(),
+            state,
+            behind_bytes: self.told.and_then(|told| told.behind_bytes),
+            behind_writes: self.told.and_then(|told| told.behind_writes),
+            moved_bytes: moved,
+            bytes_per_second: moved.and_then(|bytes| (bytes * 1000).checked_div(change.elapsed_ms)),
+            left_ms: moved.and_then(|_| left_ms(change, range)),
+            leaves: change.leaves,
+        }
+    }
+
     fn behind(&self) -> String {
         match self.told.and_then(|told| told.behind_bytes) {
             Some(bytes @ 1..) => format!(", {} behind", Size(bytes)),
@@ -222,14 +240,31 @@ impl Copy<'_> {
     }
 }
 
+/// How long the rest of a transfer takes if it goes on as it did so far; nobody knows before a part of it is done.
+fn left_ms(transfer: Change, range: &Range<u64>) -> Option<u64> {
+    let done = transfer.position.clamp(range.start, range.end) - range.start;
+    let left = range.end - range.start - done;
+    (done > 0).then(|| (u128::from(transfer.elapsed_ms) * u128::from(left) / u128::from(done)) as u64)
+}
+
 /// What is asked of a slot: by which node the volume is attached, and what its writer reports.
 pub struct View<'a> {
     pub holder: Option<&'a str>,
     pub told: Option<&'a SlotReport>,
+    /// Copies that the policy asks for.
+    pub wanted: usize,
+    /// The slot's part of the volume, in bytes.
+    pub range: Range<u64>,
 }
 
 /// One slot with its copies, and what would mend it.
-pub fn slot(index: SlotIndex, placed: &SlotPlacement, copies: &[Copy<'_>], view: &View<'_>) -> (Slot, Option<String>) {
+pub fn slot(
+    index: SlotIndex,
+    placed: &SlotPlacement,
+    copies: &[Copy<'_>],
+    joining: &[Copy<'_>],
+    view: &View<'_>,
+) -> (Slot, Option<String>) {
     let holder = view.holder.unwrap_or_default();
     let judged: Vec<(ReplicaState, Option<String>)> = copies.iter().map(|copy| copy.state(holder)).collect();
     let good = judged.iter().filter(|(state, _)| *state == ReplicaState::UpToDate).count();
@@ -238,13 +273,18 @@ pub fn slot(index: SlotIndex, placed: &SlotPlacement, copies: &[Copy<'_>], view:
         (None, _) => VolumeState::Detached,
         (Some(_), None) => VolumeState::Suspended,
         (Some(_), Some(told)) if !told.serving || good < majority => VolumeState::Suspended,
-        (Some(_), Some(_)) if good < placed.silos.len() => VolumeState::Degraded,
+        (Some(_), Some(_)) if good < placed.silos.len().max(view.wanted) => VolumeState::Degraded,
         (Some(_), Some(_)) => VolumeState::Healthy,
     };
     let said: Vec<&str> = judged.iter().filter_map(|(_, said)| said.as_deref()).collect();
     let full: Vec<&str> = copies.iter().filter(|copy| copy.is_full()).map(|copy| copy.label).collect();
     let no_room = good.saturating_sub(full.len()) < majority && view.told.is_some_and(|told| told.serving);
     let no_room = no_room.then(|| format!("it takes no new writes: the silos of {} are full", full.join(" and ")));
+    let few = (placed.silos.len() < view.wanted).then(|| {
+        let making = if joining.is_empty() { "" } else { ", and more are being made" };
+        format!("it has {} of {} copies{making}", placed.silos.len(), view.wanted)
+    });
+    let said: Vec<&str> = said.into_iter().chain(few.as_deref()).collect();
     let said: Vec<&str> = said.into_iter().chain(no_room.as_deref().filter(|_| !full.is_empty())).collect();
     let reason = match (state, said.is_empty()) {
         (_, false) => Some(said.join(", ")),
@@ -258,15 +298,9 @@ pub fn slot(index: SlotIndex, placed: &SlotPlacement, copies: &[Copy<'_>], view:
     };
     let missing = majority.saturating_sub(judged.iter().filter(|(state, _)| fit(state)).count());
     let mend = mend(copies, &judged, missing);
-    let replicas = copies.iter().zip(judged).map(|(copy, (state, _))| Replica {
-        silo: copy.silo.id,
-        node: copy.node.clone(),
-        state,
-        behind_bytes: copy.told.and_then(|told| told.behind_bytes),
-        behind_writes: copy.told.and_then(|told| told.behind_writes),
-        moved_bytes: copy.told.and_then(|told| told.moved_bytes),
-    });
-    (Slot { slot: index, configuration: placed.config, state, reason, replicas: replicas.collect() }, mend)
+    let replicas = copies.iter().zip(judged).map(|(copy, (state, _))| copy.replica(state, &view.range)).collect();
+    let joining = joining.iter().map(|copy| copy.replica(copy.state(holder).0, &view.range)).collect();
+    (Slot { slot: index, configuration: placed.config, state, reason, replicas, joining }, mend)
 }
 
 /// Whether a volume that is not attached could be: what keeps it from that.
@@ -357,6 +391,7 @@ mod tests {
             behind_bytes: behind,
             moved_bytes: moved,
             takes_writes: true,
+            change: Change { elapsed_ms: 2000, position: 256, ..Change::default() },
         }
     }
 
@@ -386,8 +421,8 @@ mod tests {
             })
             .collect();
         let placed = SlotPlacement { silos: ids.to_vec(), config: ConfigNumber(1) };
-        let view = View { holder: report.as_ref().map(|_| "a"), told: report.as_ref() };
-        slot(SlotIndex(0), &placed, &copies, &view)
+        let view = View { holder: report.as_ref().map(|_| "a"), told: report.as_ref(), wanted: 3, range: 0..1024 };
+        slot(SlotIndex(0), &placed, &copies, &[], &view)
     }
 
     fn up(number: u8) -> (NodeState, Option<SiloLife>) {
@@ -425,6 +460,8 @@ mod tests {
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up"));
         let (slot, _) = slot_of([up(1), up(2), up(3)], three(told(3, Told::CatchingUp, None, Some(3 << 20))));
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up, 3MiB moved so far"));
+        let third = &slot.replicas[2];
+        assert_eq!((third.bytes_per_second, third.left_ms), (Some(3 << 19), Some(6000)));
         let full = SiloReport { takes_writes: false, ..told(3, Told::CatchingUp, Some(4096), Some(0)) };
         let (slot, mend) = slot_of([up(1), up(2), up(3)], three(full));
         assert_eq!(

@@ -77,6 +77,9 @@ pub struct NodeFile {
     pub advertise: Option<Address>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// It votes and stores nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub witness: bool,
     #[serde(default)]
     pub silos: Vec<SiloSpec>,
 }

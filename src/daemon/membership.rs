@@ -81,7 +81,7 @@ pub fn invite(home: &Home, request: &api::Invite, contacts: Vec<Contact>) -> Res
         return Err(Fault::usage("an invitation needs at least one use and one second")
             .hint("infinit network invite --expires 1h --uses 1"));
     }
-    let role = role_from(request.role);
+    let role = role_from(request.role)?;
     let expires_at = wall_seconds() + request.expires_ms / 1000;
     let key = TokenKey::generate();
     let invitation = match home.network_key()? {
@@ -273,11 +273,13 @@ pub fn describe(home: &Home) -> Result<api::Network> {
     })
 }
 
-pub fn role_from(role: api::Role) -> Role {
+fn role_from(role: api::Role) -> Result<Role> {
     match role {
-        api::Role::Storage => Role::Storage,
-        api::Role::Client => Role::Client,
-        api::Role::Admin => Role::Admin,
+        api::Role::Storage => Ok(Role::Storage),
+        api::Role::Client => Ok(Role::Client),
+        api::Role::Admin => Ok(Role::Admin),
+        api::Role::Witness => Err(Fault::usage("a witness joins with an invitation for storage")
+            .hint("infinit network invite, and on that machine: infinit node run --role witness")),
     }
 }
 
@@ -317,7 +319,7 @@ fn own_fault(error: PassportError) -> Fault {
 }
 
 /// A node that joins takes the contacts of its token at their word: their passports prove the network.
-struct Anyone;
+pub struct Anyone;
 
 impl Admission for Anyone {
     fn admit(&self, _passport: &Passport) -> std::result::Result<(), String> {

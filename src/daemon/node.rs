@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, watch};
 
-use crate::base::clock::wall_seconds;
+use crate::base::clock::{wall_ms, wall_seconds};
 use crate::base::contained::is_contained;
 use crate::base::error::{Fault, Kind, Result};
 use crate::base::id::NodeId;
@@ -17,18 +17,24 @@ use crate::cluster::replication::service::Silos;
 use crate::cluster::replication::sessions;
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Announcement, Command, Genesis, Invitation, Join, NewMember, Outcome};
+use crate::cluster::state::level::Level;
 use crate::cluster::state::member;
 use crate::daemon::addresses;
 use crate::daemon::attachments::{Attachments, GROUP_LIMIT};
+use crate::daemon::caretaker;
 use crate::daemon::control::{Control, ControlServer};
 use crate::daemon::data_runtime::DataRuntime;
 use crate::daemon::directory::Directory;
 use crate::daemon::home::{Home, KnownNode, NetworkFile, NodeFile};
 use crate::daemon::membership::{JOIN_SERVICE, JoinAnswer, JoinRequest, LISTEN_DEFAULT, NEW_TOKEN};
+use crate::daemon::mover;
 use crate::daemon::offline::{RunOptions, SiloSpec};
-use crate::daemon::peers::{Ask, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
+use crate::daemon::peers::{self, Ask, Examined, GROUP_SERVICE, NODE_SERVICE, Peers, SignOfLife, Told};
+use crate::daemon::regroup;
 use crate::daemon::scrubs;
 use crate::daemon::silos::{self, NodeSilos, SiloView, SiloViews};
+use crate::daemon::standing::Standing;
+use crate::daemon::twin;
 use crate::transport::discovery::{Discovery, DiscoveryError, DiscoveryOptions, Seed};
 use crate::transport::endpoint::{Endpoint, EndpointError, EndpointOptions};
 use crate::transport::network::{Channel, Network, Purpose};
@@ -79,10 +85,12 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     settings.discovery = Some(SocketAddr::new(listen.ip(), discovery.address().port()));
     home.save_node_file(&settings)?;
     directory.set_discovery(&discovery);
-    discovery.announce(data_addresses.clone()).await.map_err(discovery_fault)?;
 
     let dialer: Arc<dyn Network> = endpoint.clone();
     let peers = Peers::new(node, dialer.clone());
+    let own = if settings.advertise.is_none() { &data_addresses[..] } else { &[] };
+    twin::refuse(&home, &network, node, peers.run(), own).await?;
+    discovery.announce(data_addresses.clone()).await.map_err(discovery_fault)?;
     let group = Group::start(GroupOptions {
         node,
         storage: Storage::File(home.file("cluster.redb")),
@@ -113,7 +121,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
 
     let this = NewMember {
         name: addresses::host_name(),
-        role: member_role(passport.role()),
+        role: if settings.witness { member::Role::Witness } else { member_role(passport.role()) },
         passport: passport.encode().map_err(|error| Fault::failed(error.to_string()))?,
         data_addresses: data_addresses.clone(),
         discovery_addresses: discovery.listen_addresses().await.iter().map(ToString::to_string).collect(),
@@ -126,10 +134,15 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         tokio::spawn(announce(group.clone(), node, this)),
         tokio::spawn(peers.clone().listen(group.state())),
         tokio::spawn(silos::forget_deleted(silos.views(), group.state())),
+        tokio::spawn(mover::move_attached(attachments.clone(), group.state())),
+        tokio::spawn(mover::move_detached(attachments.clone(), node, group.clone())),
+        tokio::spawn(caretaker::take_care(node, group.clone(), peers.clone(), silos.views())),
         tokio::spawn(remember_members(home.clone(), group.state(), discovery.clone())),
     ];
     let open = silos.views();
-    background.extend(open.iter().map(|view| tokio::spawn(silos::announce(view.clone(), node, group.clone()))));
+    let may_store = passport.role().may_store();
+    background
+        .extend(open.iter().map(|view| tokio::spawn(silos::announce(view.clone(), node, may_store, group.clone()))));
     background.extend(open.iter().map(|view| tokio::spawn(view.vitals.clone().watch())));
     attachments.resume_all().await;
 
@@ -139,7 +152,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     let server = ControlServer::start(&home, control).await?;
     tracing::info!("node {} of network '{}' listens on {}", node.short(), network.name, endpoint.address());
 
-    wait_for_end(&mut stopped).await?;
+    let superseded = wait_for_end(&mut stopped, group.superseded()).await?;
     tracing::info!("stopping");
     attachments.detach_all(STOP_LIMIT).await;
     peers.say_goodbye().await;
@@ -159,7 +172,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     silos.stop();
     drop(data_runtime);
     drop(lock);
-    Ok(())
+    if superseded { Err(regroup::superseded(&network.name)) } else { Ok(()) }
 }
 
 /// A broken invariant in any task stops the whole process: half a daemon is worse than none, and a restart is safe.
@@ -183,10 +196,20 @@ fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<No
     }
     settings.advertise = options.advertise.clone().or(settings.advertise);
     settings.zone = options.zone.clone().or(settings.zone);
+    settings.witness = options.witness.unwrap_or(settings.witness);
+    if settings.witness && !options.silos.is_empty() {
+        return Err(Fault::usage("a witness stores nothing").hint("leave --silo out, or say --role storage"));
+    }
+    if settings.witness && !passport.role().may_store() {
+        return Err(Fault::refused("this node joined as a client, and cannot be a witness")
+            .hint("join with an invitation for storage: infinit network invite"));
+    }
     if !options.silos.is_empty() {
         settings.silos.clone_from(&options.silos);
     }
-    if !passport.role().may_store() {
+    if settings.witness {
+        settings.silos.clear();
+    } else if !passport.role().may_store() {
         if !options.silos.is_empty() {
             return Err(Fault::refused("this node joined as a client and stores nothing")
                 .hint("leave --silo out, or join with an invitation for storage"));
@@ -263,11 +286,36 @@ async fn announce(group: Group, node: NodeId, this: NewMember) {
         discovery_addresses: this.discovery_addresses,
         zone: this.zone,
     });
+    let mut state = group.state();
+    let known = loop {
+        match group.propose(command.clone(), GROUP_LIMIT).await {
+            Ok(_) => break state.borrow().clone(),
+            Err(ProposeError::Stopped) => return,
+            Err(error) => {
+                tracing::debug!("cannot announce this node yet: {error}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    };
+    if known.members.get(&node).is_some_and(|member| member.role == this.role) {
+        return;
+    }
+    if state.wait_for(|state| state.level >= Level(1)).await.is_err() {
+        return;
+    }
+    let command = Command::SetRole { node, role: this.role };
     loop {
         match group.propose(command.clone(), GROUP_LIMIT).await {
             Ok(_) | Err(ProposeError::Stopped) => return,
+            Err(ProposeError::Refused(why)) => {
+                // Its copies lie on silos that it has not opened, and go elsewhere in time.
+                tracing::error!("this node does not become a {} yet: {why}", this.role);
+                if state.changed().await.is_err() {
+                    return;
+                }
+            }
             Err(error) => {
-                tracing::debug!("cannot announce this node yet: {error}");
+                tracing::debug!("cannot say yet what this node is: {error}");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
@@ -305,8 +353,8 @@ async fn remember_members(home: Home, mut state: watch::Receiver<Arc<ClusterStat
     }
 }
 
-/// Returns when a signal or the control API says that it is over.
-async fn wait_for_end(stopped: &mut watch::Receiver<bool>) -> Result<()> {
+/// Returns when a signal or the control API says that it is over, or (true) when the network was recovered without this node.
+async fn wait_for_end(stopped: &mut watch::Receiver<bool>, mut superseded: watch::Receiver<bool>) -> Result<bool> {
     use tokio::signal::unix::{SignalKind, signal};
     let fault = |error: std::io::Error| Fault::failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
@@ -315,8 +363,9 @@ async fn wait_for_end(stopped: &mut watch::Receiver<bool>) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         _ = stopped.wait_for(|stop| *stop) => {}
+        Ok(_) = superseded.wait_for(|is| *is) => return Ok(true),
     }
-    Ok(())
+    Ok(false)
 }
 
 fn member_role(role: Role) -> member::Role {
@@ -382,7 +431,7 @@ impl Services {
         match ask {
             Ask::Ping => Told::Alive(SignOfLife {
                 run: self.peers.run(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: peers::own_version(),
                 silos: self.silos.lives(),
                 details: self.silos.iter().map(SiloView::details).collect(),
             }),
@@ -396,6 +445,20 @@ impl Services {
             Ask::Goodbye { run } => {
                 self.peers.goodbye_of(from, run);
                 Told::Done(Ok(()))
+            }
+            Ask::Examine => Told::Examined(Examined {
+                wall_ms: wall_ms(),
+                hears_you: matches!(self.peers.standing(from), Standing::Up { .. }),
+            }),
+            Ask::Quorum => {
+                let status = self.group.status();
+                Told::Quorum { has_quorum: status.has_quorum, generation: status.generation }
+            }
+            Ask::Whereabouts(node) => {
+                let state = self.group.state().borrow().clone();
+                Told::Whereabouts(
+                    state.members.get(&node).map_or_else(Vec::new, |member| member.data_addresses.clone()),
+                )
             }
             Ask::Leave => {
                 let leave = Command::Leave { node: from, at: wall_seconds() };

@@ -9,6 +9,7 @@ use crate::base::error::Result;
 use crate::base::units::Size;
 use crate::daemon::api::{Invitation, Invite, Left, Network};
 use crate::daemon::home::Home;
+use crate::daemon::regroup::{self, Recoverable};
 use crate::daemon::{demo as demonstration, membership, node};
 
 /// Which of this machine's networks is meant.
@@ -54,6 +55,8 @@ pub struct RunOptions {
     pub listen: Option<Address>,
     pub advertise: Option<Address>,
     pub zone: Option<String>,
+    /// Vote and store nothing; as it was last time if absent.
+    pub witness: Option<bool>,
     /// Find peers of the local network by multicast.
     pub mdns: bool,
 }
@@ -130,6 +133,11 @@ pub async fn show(place: &Place) -> Result<Network> {
     membership::describe(&Home::find(place, "network show")?)
 }
 
+/// `network recover`: what this home's node knows of its network; nothing is changed yet.
+pub async fn recoverable(place: &Place) -> Result<Recoverable> {
+    regroup::look(Home::find(place, "network recover")?).await
+}
+
 /// `node run`: returns once the node has stopped.
 pub async fn run(place: &Place, options: RunOptions) -> Result<()> {
     node::run(Home::find(place, "node run")?, options).await
@@ -138,4 +146,9 @@ pub async fn run(place: &Place, options: RunOptions) -> Result<()> {
 /// `demo`: a cluster of real processes, a node killed, everything read back.
 pub async fn demo(keep: bool, tell: &mut (dyn FnMut(DemoEvent) + Send)) -> Result<DemoProof> {
     demonstration::run(keep, tell).await
+}
+
+/// What of this machine can be looked over without a node that runs.
+pub fn examine(place: &Place) -> Vec<crate::daemon::api::doctor::Check> {
+    crate::daemon::doctor::machine(&place.home)
 }

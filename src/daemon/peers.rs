@@ -12,12 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::base::address::Address;
 use crate::base::clock::{Moment, wall_seconds};
 use crate::base::error::{Fault, Result};
 use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
 use crate::cluster::consensus::{Rpc, RpcError as GroupRpcError};
 use crate::cluster::replication::scrubber::ScrubReport;
-use crate::cluster::replication::writer::report::Report;
+use crate::cluster::replication::writer::report::{Change, Report};
 use crate::cluster::state::ClusterState;
 use crate::daemon::scrubs::SiloSaid;
 use crate::daemon::standing::{Standing, Track};
@@ -64,6 +65,12 @@ pub enum Ask {
         silos: Vec<SiloId>,
         begin: bool,
     },
+    /// How the asked node sees the asking one.
+    Examine,
+    /// Where a node is reached, as far as the asked one knows.
+    Whereabouts(NodeId),
+    /// Whether the cluster group works, as far as the asked one knows.
+    Quorum,
 }
 
 /// Its answer.
@@ -73,6 +80,22 @@ pub enum Told {
     Report(Option<AttachedReport>),
     Done(Result<()>),
     Scrub(Vec<SiloSaid>),
+    Examined(Examined),
+    Whereabouts(Vec<Address>),
+    Quorum {
+        has_quorum: bool,
+        /// How often the network was recovered.
+        generation: u64,
+    },
+}
+
+/// How a node sees another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examined {
+    /// Its own wall clock, milliseconds since 1970.
+    pub wall_ms: u64,
+    /// It reaches the asking node by connections of its own.
+    pub hears_you: bool,
 }
 
 /// What a node says of itself.
@@ -96,7 +119,9 @@ pub struct SiloDetails {
 }
 
 /// Where the message ends before this field, there is none.
-fn nothing_from_older_ones<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SiloDetails>, D::Error> {
+fn nothing_from_older_ones<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Vec::deserialize(deserializer).unwrap_or_default())
 }
 
@@ -122,6 +147,30 @@ pub struct AttachedReport {
     pub report: Option<Report>,
     /// What its clients have asked for.
     pub clients: Counts,
+    /// A part of the report. The last field: daemons of 0.1.0 do not send it, and do not mind it.
+    #[serde(deserialize_with = "nothing_from_older_ones")]
+    changes: Vec<Change>,
+}
+
+impl AttachedReport {
+    pub fn new(nbd_uri: String, report: Option<Report>, clients: Counts) -> Self {
+        let changes = report.as_ref().map_or_else(Vec::new, Report::changes);
+        Self { nbd_uri: Some(nbd_uri), report, clients, changes }
+    }
+
+    /// As it was before it was sent.
+    pub fn whole(mut self) -> Self {
+        if let Some(report) = &mut self.report {
+            report.take_changes(std::mem::take(&mut self.changes));
+        }
+        self
+    }
+}
+
+/// What this daemon calls itself. For tests alone, `INFINIT_TEST_VERSION` has it pass for another version, so that an upgrade can
+/// be watched.
+pub fn own_version() -> String {
+    std::env::var("INFINIT_TEST_VERSION").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned())
 }
 
 /// The other members, as this daemon reaches them.

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use crate::base::clock::Moment;
 use crate::base::error::{Fault, Kind, Result, plain};
-use crate::base::id::{Incarnation, NetworkId, NodeId, SiloId, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, NetworkId, NodeId, SiloId, SlotKey, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::consensus::{Group, ProposeError};
 use crate::cluster::replication::service::{SiloHandle, SiloService, Silos};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, SiloOpening};
+use crate::cluster::state::refusal::Refusal;
 use crate::daemon::home::make_dir;
 use crate::daemon::offline::SiloSpec;
 use crate::daemon::peers::{SiloDetails, SiloLife};
@@ -258,7 +259,8 @@ fn boot_id() -> Result<[u8; 16]> {
 }
 
 /// Tells the cluster of a silo's opening until it knows: until then the silo keeps its chain of incarnations.
-pub async fn announce(view: SiloView, node: NodeId, group: Group) {
+pub async fn announce(view: SiloView, node: NodeId, may_store: bool, group: Group) {
+    let mut state = group.state();
     let silo = view.handle.silo().clone();
     let opening = SiloOpening { silo: silo.id(), node, capacity_bytes: view.capacity_bytes, chain: silo.chain() };
     loop {
@@ -266,6 +268,14 @@ pub async fn announce(view: SiloView, node: NodeId, group: Group) {
             Ok(_) => {
                 view.handle.confirmed();
                 return;
+            }
+            Err(ProposeError::Refused(Refusal::RoleGivesNoSilos { .. })) if may_store => {
+                // It was a witness until now, and says so while this is asked.
+                let holds_data =
+                    |state: &Arc<ClusterState>| state.members.get(&node).is_some_and(|member| member.role.holds_data());
+                if state.wait_for(holds_data).await.is_err() {
+                    return;
+                }
             }
             Err(ProposeError::Refused(refusal)) => {
                 tracing::error!("silo {} is not taken into the cluster: {refusal}", view.path.display());
@@ -280,12 +290,18 @@ pub async fn announce(view: SiloView, node: NodeId, group: Group) {
     }
 }
 
-/// Lets the silos forget volumes once the cluster state says that they were deleted.
+/// Lets the silos forget volumes once the cluster state says that they were deleted, and slots that others hold.
 pub async fn forget_deleted(views: SiloViews, mut state: watch::Receiver<Arc<ClusterState>>) {
     let mut done: BTreeSet<VolumeId> = BTreeSet::new();
     loop {
-        let fresh: Vec<VolumeId> =
-            state.borrow_and_update().deleted.keys().filter(|id| !done.contains(id)).copied().collect();
+        let now = state.borrow_and_update().clone();
+        for view in views.iter() {
+            let left = left_by(&now, view);
+            if !left.is_empty() {
+                view.handle.left(left);
+            }
+        }
+        let fresh: Vec<VolumeId> = now.deleted.keys().filter(|id| !done.contains(id)).copied().collect();
         for volume in fresh {
             for view in views.iter() {
                 if view.handle.silo().slots().iter().any(|(key, _)| key.volume == volume) {
@@ -300,10 +316,23 @@ pub async fn forget_deleted(views: SiloViews, mut state: watch::Receiver<Arc<Clu
     }
 }
 
+/// The slots that a silo holds something of and is none of the silos of. Where copies are wanted still, it is likely to become
+/// one again, and to lack little then.
+fn left_by(state: &ClusterState, view: &SiloView) -> Vec<(SlotKey, Epoch, ConfigNumber)> {
+    let silo = view.handle.silo();
+    let held = silo.slots().into_iter().filter(|(_, held)| held.adopted > Epoch::ZERO || held.incomplete.is_some());
+    held.filter_map(|(key, _)| {
+        let volume = state.volumes.get(&key.volume)?;
+        let placed = volume.slots.get(key.slot.0 as usize)?;
+        let is_full = placed.silos.len() >= usize::from(volume.policy.replicas);
+        (is_full && !placed.silos.contains(&silo.id())).then_some((key, volume.epoch, placed.config))
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::id::Epoch;
     use crate::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
 
     #[tokio::test]

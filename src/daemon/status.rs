@@ -8,14 +8,14 @@ use crate::base::error::{Fault, Result};
 use crate::base::id::{NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::consensus::{Group, GroupStatus};
 use crate::cluster::state::ClusterState;
-use crate::cluster::state::member::{Member, Role};
+use crate::cluster::state::member::{Duty, Member, Role};
 use crate::cluster::state::volume::{Attachment, Durability, OnNoQuorum, Volume};
 use crate::daemon::api::{self, NodeRef, NodeState, SiloState, VolumeState, Warning};
 use crate::daemon::attachments::{Attachments, find};
 use crate::daemon::copies::{self, Copy, View, Word};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
-use crate::daemon::peers::{Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
+use crate::daemon::peers::{self, Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
 use crate::daemon::silos::{SiloView, SiloViews};
 use crate::daemon::standing::{Standing, UNKNOWN_AT_MOST};
 
@@ -59,8 +59,11 @@ impl Observer {
     pub async fn status(&self) -> api::Status {
         let nodes = self.nodes();
         let mut volumes = Vec::new();
-        for (id, volume) in &self.state().volumes {
-            volumes.push(self.volume_status(&nodes, *id, volume).await.volume);
+        let state = self.state();
+        let moves = state.moves();
+        for (id, volume) in &state.volumes {
+            let moving = moves.get(id).map_or(0, Vec::len);
+            volumes.push(self.volume_status(&nodes, *id, volume, moving).await.volume);
         }
         let warnings = warnings(&self.group.status(), &nodes, &volumes);
         let network = self.network().unwrap_or_else(|_| self.unknown_network());
@@ -86,8 +89,14 @@ impl Observer {
             quorum: status.has_quorum,
             leader: status.leader.map(|leader| self.node_ref(leader)),
             voters: status.voters.iter().map(|voter| self.node_ref(*voter)).collect(),
+            down_after_ms: self.state().settings.down_after_ms,
         });
         Ok(network)
+    }
+
+    /// Waits until it is known whether these are up, or the time is over.
+    pub async fn heard(&self, nodes: &[NodeId], limit: Duration) {
+        self.peers.known(nodes, limit.min(UNKNOWN_AT_MOST)).await;
     }
 
     /// Who is up is told once every member was asked, or the time is over.
@@ -95,7 +104,7 @@ impl Observer {
         let state = self.state();
         let reached = state.members.iter().filter(|(_, member)| !member.data_addresses.is_empty());
         let members: Vec<NodeId> = reached.map(|(node, _)| *node).collect();
-        self.peers.known(&members, limit.min(UNKNOWN_AT_MOST)).await;
+        self.heard(&members, limit).await;
         let nodes = self.nodes();
         let count = |state: NodeState| nodes.iter().filter(|node| node.state == state).count() as u32;
         Ok(api::Ready {
@@ -124,6 +133,7 @@ impl Observer {
                     Role::Storage => api::Role::Storage,
                     Role::Client => api::Role::Client,
                     Role::Admin => api::Role::Admin,
+                    Role::Witness => api::Role::Witness,
                 },
                 state: node_state,
                 since: since.map(rfc3339),
@@ -133,6 +143,12 @@ impl Observer {
                 zone: member.zone.clone(),
                 addresses: member.data_addresses.iter().map(ToString::to_string).collect(),
                 version: life.as_ref().map(|life| life.version.clone()),
+                duty: match member.duty {
+                    Duty::Stores => api::going::Duty::Stores,
+                    Duty::Drains => api::going::Duty::Drains,
+                    Duty::Leaves => api::going::Duty::Leaves,
+                },
+                copies: state.copies_on(*id),
                 silos: silos_of(&state, *id, node_state, life.as_ref()),
             }
         };
@@ -164,7 +180,7 @@ impl Observer {
         }
         let silos = self.silos.lives();
         let details = self.silos.iter().map(SiloView::details).collect();
-        let life = SignOfLife { run: self.peers.run(), version: env!("CARGO_PKG_VERSION").to_owned(), silos, details };
+        let life = SignOfLife { run: self.peers.run(), version: peers::own_version(), silos, details };
         Standing::Up { since: self.since, life }
     }
 
@@ -175,10 +191,17 @@ impl Observer {
     pub async fn volume(&self, name: &str) -> Result<api::VolumeStatus> {
         let state = self.state();
         let (id, volume) = find(&state, name)?;
-        Ok(self.volume_status(&self.nodes(), id, volume).await)
+        let moving = state.moves().get(&id).map_or(0, Vec::len);
+        Ok(self.volume_status(&self.nodes(), id, volume, moving).await)
     }
 
-    async fn volume_status(&self, nodes: &[api::Node], id: VolumeId, volume: &Volume) -> api::VolumeStatus {
+    async fn volume_status(
+        &self,
+        nodes: &[api::Node],
+        id: VolumeId,
+        volume: &Volume,
+        moving: usize,
+    ) -> api::VolumeStatus {
         let state = self.state();
         let report = match &volume.attachment {
             Some(attachment) => self.report(attachment, id).await,
@@ -218,6 +241,7 @@ impl Observer {
             state: health,
             reason,
             mend,
+            moving_slots: moving as u32,
             attachment,
         };
         let slots = slots.into_iter().map(|(slot, _)| slot).collect();
@@ -229,8 +253,8 @@ impl Observer {
             return self.attachments.report(id).await;
         }
         match self.peers.ask(attachment.node, &Ask::Report(id), REPORT_LIMIT).await {
-            Ok(Told::Report(report)) => report,
-            Ok(Told::Alive(_) | Told::Done(_) | Told::Scrub(_)) | Err(_) => None,
+            Ok(Told::Report(report)) => report.map(AttachedReport::whole),
+            Ok(_) | Err(_) => None,
         }
     }
 }
@@ -274,22 +298,25 @@ fn slot(
 ) -> (api::Slot, Option<String>) {
     let placed = &volume.slots[index];
     let told = report.and_then(|report| report.report.as_ref()).and_then(|report| report.slots.get(index));
-    let copies: Vec<Copy<'_>> = placed
-        .silos
-        .iter()
-        .filter_map(|silo| {
-            let home = state.silos.get(silo)?.node;
-            let node = nodes.iter().find(|node| node.id == home)?;
-            Some(Copy {
-                node: NodeRef { id: node.id, name: node.name.clone() },
-                label: labels.get(&node.id)?,
-                node_state: node.state,
-                silo: node.silos.iter().find(|of_node| of_node.id == *silo)?,
-                told: told.and_then(|told| told.silos.iter().find(|told| told.silo == *silo)),
-            })
+    let copy = |silo: &SiloId| {
+        let home = state.silos.get(silo)?.node;
+        let node = nodes.iter().find(|node| node.id == home)?;
+        Some(Copy {
+            node: NodeRef { id: node.id, name: node.name.clone() },
+            label: labels.get(&node.id)?,
+            node_state: node.state,
+            silo: node.silos.iter().find(|of_node| of_node.id == *silo)?,
+            told: told.and_then(|told| told.silos.iter().find(|told| told.silo == *silo)),
         })
-        .collect();
-    copies::slot(SlotIndex(index as u32), placed, &copies, &View { holder, told })
+    };
+    let copies: Vec<Copy<'_>> = placed.silos.iter().filter_map(copy).collect();
+    let newcomers = told.into_iter().flat_map(|told| &told.silos).map(|told| &told.silo);
+    let joining: Vec<Copy<'_>> = newcomers.filter(|silo| !placed.silos.contains(silo)).filter_map(copy).collect();
+    let slot = SlotIndex(index as u32);
+    let start = u64::from(slot.0) * volume.slot_bytes;
+    let range = start..start + volume.slot_len(slot);
+    let view = View { holder, told, wanted: usize::from(volume.policy.replicas), range };
+    copies::slot(slot, placed, &copies, &joining, &view)
 }
 
 /// What is wrong beyond single volumes.

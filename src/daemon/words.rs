@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::daemon::api::going::Duty;
 use crate::daemon::api::scrub::ScrubState;
 use crate::daemon::api::{Durability, NodeState, ReplicaState, Role, SiloState, VolumeState};
 
@@ -16,7 +17,8 @@ macro_rules! words {
     };
 }
 
-words!(Role { Storage = "storage", Client = "client", Admin = "admin" });
+words!(Role { Storage = "storage", Client = "client", Admin = "admin", Witness = "witness" });
+words!(Duty { Stores = "stores", Drains = "drains", Leaves = "leaves" });
 words!(NodeState { Up = "up", Down = "down", Joining = "joining", Unknown = "unknown" });
 words!(SiloState {
     Up = "up",
@@ -59,7 +61,8 @@ mod tests {
         fn same<T: Serialize + fmt::Display>(value: T) {
             assert_eq!(serde_json::to_string(&value).unwrap(), format!("\"{value}\""));
         }
-        [Role::Storage, Role::Client, Role::Admin].into_iter().for_each(same);
+        [Role::Storage, Role::Client, Role::Admin, Role::Witness].into_iter().for_each(same);
+        [Duty::Stores, Duty::Drains, Duty::Leaves].into_iter().for_each(same);
         [NodeState::Up, NodeState::Down, NodeState::Joining, NodeState::Unknown].into_iter().for_each(same);
         [SiloState::Up, SiloState::Down, SiloState::Damaged].into_iter().for_each(same);
         [SiloState::Foreign, SiloState::Stalled, SiloState::Unknown].into_iter().for_each(same);

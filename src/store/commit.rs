@@ -37,6 +37,8 @@ pub enum Change {
     /// Back to the complete prefix: everything above `vote` goes, staged versions too. The state becomes complete, with
     /// `adopted` and `applied` of the vote.
     Revert { vote: Vote },
+    /// The silo has left the slot: only the state remains, and none of the blocks.
+    Vacate,
     /// The volume was deleted: nothing of the slot remains.
     Forget,
 }
@@ -54,6 +56,8 @@ struct Step<'a> {
     commit: &'a SlotCommit,
     slot: Arc<Slot>,
     history: Option<History>,
+    /// What takes the place of a slot that is vacated: one without blocks, of another number.
+    vacant: Option<Arc<Slot>>,
 }
 
 /// What a commit changes of a slot in memory, as it was: if there is no space for the commit, nothing has happened. The
@@ -84,7 +88,8 @@ impl Silo {
         for (key, commit) in last {
             if let Some(slot) = slots.get(&key) {
                 let history = History::of(commit, &slot.read());
-                steps.push(Step { commit, slot: slot.clone(), history });
+                let vacant = (commit.change == Change::Vacate).then(|| self.blank(commit, &mut next_slot));
+                steps.push(Step { commit, slot: slot.clone(), history, vacant });
             }
         }
         if steps.iter().any(Step::rests_on_data) && !on(Mutant::FlushIgnoresTail) {
@@ -129,8 +134,9 @@ impl Silo {
         for step in &steps {
             match step.commit.change {
                 Change::Forget => known.remove(&step.commit.key),
-                Change::Keep | Change::Adopt { .. } | Change::Revert { .. } => {
-                    known.insert(step.commit.key, step.slot.clone())
+                Change::Keep | Change::Adopt { .. } | Change::Revert { .. } | Change::Vacate => {
+                    let slot = step.vacant.as_ref().unwrap_or(&step.slot);
+                    known.insert(step.commit.key, slot.clone())
                 }
             };
         }
@@ -144,18 +150,18 @@ impl Silo {
             if let Ok(slot) = self.find(commit.key) {
                 slots.insert(commit.key, slot);
             } else if commit.change != Change::Forget && !slots.contains_key(&commit.key) {
-                // What the log holds of a slot of this name belongs to one that was forgotten.
-                let row = SlotRow {
-                    number: *next_slot,
-                    position: self.log.end(),
-                    settles: Seq::ZERO,
-                    state: SlotState::default(),
-                };
-                *next_slot += 1;
-                slots.insert(commit.key, Arc::new(Slot::new(commit.key, row)));
+                slots.insert(commit.key, self.blank(commit, next_slot));
             }
         }
         slots
+    }
+
+    /// A slot without blocks, of the next number. What the log holds of one of this name belongs to an earlier one.
+    fn blank(&self, commit: &SlotCommit, next_slot: &mut u32) -> Arc<Slot> {
+        let state = if commit.change == Change::Vacate { commit.state.clone() } else { SlotState::default() };
+        let row = SlotRow { number: *next_slot, position: self.log.end(), settles: Seq::ZERO, state };
+        *next_slot += 1;
+        Arc::new(Slot::new(commit.key, row))
     }
 }
 
@@ -200,7 +206,7 @@ impl Step<'_> {
             }
             Change::Adopt { .. } => !on(Mutant::AdoptionNotSynced),
             Change::Revert { .. } => true,
-            Change::Forget => false,
+            Change::Vacate | Change::Forget => false,
         }
     }
 
@@ -212,11 +218,14 @@ impl Step<'_> {
         staged: Option<&Staging>,
         end: Position,
     ) -> Result<()> {
-        if self.commit.change == Change::Forget {
+        if matches!(self.commit.change, Change::Forget | Change::Vacate) {
             txn.open_table(SLOTS)?.remove(&slot_key(self.slot.key))?;
             txn.open_table(FORGOTTEN)?.insert(self.slot.number, ())?;
             content.forgotten = true;
-            return Ok(());
+            return match &self.vacant {
+                Some(vacant) => save_row(txn, vacant.key, &vacant.read(), vacant.number),
+                None => Ok(()),
+            };
         }
         let mut state = self.commit.state.clone();
         let claimed = std::mem::replace(&mut state.committed, content.state.committed);

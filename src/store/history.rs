@@ -53,7 +53,7 @@ impl History {
     /// the usual case at an attach, and costs no rewriting.
     pub(crate) fn of(commit: &SlotCommit, content: &Content) -> Option<Self> {
         match commit.change {
-            Change::Keep | Change::Forget => None,
+            Change::Keep | Change::Vacate | Change::Forget => None,
             Change::Revert { vote } => {
                 Some(History::Revert { vote, common: content.state.committed.min(vote.applied) })
             }

@@ -88,8 +88,9 @@ impl Greeting {
         }
         match head[4] {
             1 => match postcard::take_from_bytes::<Hello>(body) {
-                Ok((hello, [])) => Ok(Greeting::Hello(Box::new(hello))),
-                _ => Err(Refused::Garbage),
+                // A later version may say more.
+                Ok((hello, _)) => Ok(Greeting::Hello(Box::new(hello))),
+                Err(_) => Err(Refused::Garbage),
             },
             3 if body.is_empty() => Ok(Greeting::Accepted),
             _ => Err(Refused::Garbage),

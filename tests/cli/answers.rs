@@ -1,6 +1,7 @@
 //! A small cluster in the types of the control API: three nodes, one of them down, and a volume in each state.
 
 use infinit::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
+use infinit::daemon::api::going::Duty;
 use infinit::daemon::api::scrub::{ScrubState, SiloScrub, VolumeScrub};
 use infinit::daemon::api::silo::{Cleaning, Damage, Range, Scrub, Space};
 use infinit::daemon::api::{
@@ -16,7 +17,12 @@ fn node_ref(number: u8) -> NodeRef {
 }
 
 pub fn network() -> Network {
-    let cluster = Cluster { quorum: true, leader: Some(node_ref(1)), voters: (1..=3).map(node_ref).collect() };
+    let cluster = Cluster {
+        quorum: true,
+        leader: Some(node_ref(1)),
+        voters: (1..=3).map(node_ref).collect(),
+        down_after_ms: 600_000,
+    };
     Network {
         id: NetworkId([0x4e; 32]),
         name: "prod".into(),
@@ -53,6 +59,8 @@ pub fn nodes() -> Vec<Node> {
             zone: (number == 2).then(|| "rack-2".into()),
             addresses: vec![format!("192.0.2.{number}:7000")],
             version: Some("0.1.0".into()),
+            duty: Duty::Stores,
+            copies: 2,
             silos: vec![silo],
         }
     };
@@ -63,6 +71,7 @@ pub fn nodes() -> Vec<Node> {
         addresses: Vec::new(),
         version: None,
         since: None,
+        copies: 0,
         silos: Vec::new(),
         ..node(4)
     };
@@ -160,6 +169,7 @@ pub fn volumes() -> Vec<Volume> {
         state,
         reason: None,
         mend: None,
+        moving_slots: 0,
         attachment: Some(attachment()),
     };
     vec![
@@ -186,6 +196,9 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
         behind_bytes: behind.map(|(bytes, _)| bytes),
         behind_writes: behind.map(|(_, writes)| writes),
         moved_bytes: None,
+        bytes_per_second: None,
+        left_ms: None,
+        leaves: false,
     };
     let slot = |index, reason: Option<&str>, replicas: [Replica; 3]| Slot {
         slot: SlotIndex(index),
@@ -193,6 +206,7 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
         state: volume.state,
         reason: reason.map(Into::into),
         replicas: replicas.into(),
+        joining: Vec::new(),
     };
     if volume.attachment.is_none() {
         let idle = |number| replica(number, ReplicaState::Idle, None);

@@ -34,7 +34,7 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
         &["volume", "create", "a\nb", "--size", "1GiB"],
         &["volume", "create", "", "--size", "1GiB"],
         &["volume", "create", &long, "--size", "1GiB"],
-        &["volume", "create", "pg", "--size", "1GiB", "--replicas", "2"],
+        &["volume", "create", "pg", "--size", "1GiB", "--replicas", "8"],
         &["volume", "create", "pg", "--size", "1GiB", "--replicas", "0"],
         &["volume", "create", "pg", "--size", "1GiB", "--replicas", "many"],
         &["volume", "create", "pg", "--size", "1GiB", "--durability", "never"],

@@ -11,7 +11,7 @@ use infinit::daemon::api::{Attachment, Invitation, NodeState, SiloState, Status,
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
-use crate::e2e::namespace::Namespace;
+use crate::e2e::namespace::{Namespace, Switch};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_infinit");
@@ -28,6 +28,8 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct Cluster {
     nodes: Vec<Node>,
     pub folder: tempfile::TempDir,
+    /// Variables that every command and node gets.
+    pub variables: Vec<(&'static str, &'static str)>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -53,7 +55,7 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("inf").tempdir().unwrap();
         let home = |node: usize| folder.path().join(format!("{node}"));
         let nodes = (0..nodes).map(|node| Node { home: home(node), enter: Vec::new(), process: None });
-        Cluster { nodes: nodes.collect(), folder, _turn: turn }
+        Cluster { nodes: nodes.collect(), folder, variables: Vec::new(), _turn: turn }
     }
 
     /// As [`Self::bare`], each node in a network of its own.
@@ -85,21 +87,58 @@ impl Cluster {
         for (node, silo) in silos.iter().enumerate() {
             if node == 0 {
                 cluster.run(0, &["network", "create", "prod"]);
+                let options = ["--listen", "127.0.0.1:0", "--no-mdns", "--silo", silo];
+                cluster.start_with(0, &options[..if silo.is_empty() { 3 } else { 5 }]);
+                cluster.wait(0);
             } else {
-                let token = cluster.run(0, &["network", "invite"]);
-                cluster.run(node, &["network", "join", token.trim()]);
+                let options = ["--silo", silo];
+                cluster.add(node, &options[..if silo.is_empty() { 0 } else { 2 }]);
             }
-            let options = ["--listen", "127.0.0.1:0", "--no-mdns", "--silo", silo];
-            cluster.start_with(node, &options[..if silo.is_empty() { 3 } else { 5 }]);
-            cluster.wait(node);
         }
-        let voters = if nodes < 3 { 1 } else { 3 };
+        let voters = voters(nodes);
         for node in 0..nodes {
             cluster.until(node, "all nodes are up with their silos and votes", |status| {
                 let up = status.nodes.iter().filter(|n| n.state == NodeState::Up && n.silos.iter().any(is_up)).count();
                 up == nodes && status.network.cluster.as_ref().is_some_and(|c| c.voters.len() == voters)
             });
         }
+    }
+
+    /// Nodes on a switch, that run and know one another.
+    pub fn switched(switch: &Switch) -> Cluster {
+        let mut cluster = Cluster::within(&switch.machines);
+        let nodes = switch.machines.len();
+        for node in 0..nodes {
+            if node == 0 {
+                cluster.run(0, &["network", "create", "prod"]);
+            } else {
+                let token = cluster.run(0, &["network", "invite"]);
+                cluster.run(node, &["network", "join", token.trim()]);
+            }
+            cluster.start_with(node, &["--listen", &format!("{}:7420", Switch::address(node)), "--no-mdns"]);
+            cluster.wait(node);
+        }
+        for node in 0..nodes {
+            cluster.until(node, "all nodes are up and vote", |status| {
+                let up = status.nodes.iter().filter(|node| node.state == NodeState::Up).count();
+                up == nodes && status.network.cluster.as_ref().is_some_and(|c| c.voters.len() == voters(nodes))
+            });
+        }
+        cluster
+    }
+
+    /// Has a node join that has nothing yet, and returns once it is ready.
+    pub fn add(&mut self, node: usize, options: &[&str]) {
+        let token = self.run(0, &["network", "invite"]);
+        self.run(node, &["network", "join", token.trim()]);
+        self.start_with(node, &[&["--listen", "127.0.0.1:0", "--no-mdns"], options].concat());
+        self.wait(node);
+    }
+
+    /// The id of a node: on one machine all have the same name.
+    pub fn id(&self, node: usize) -> String {
+        let this: infinit::daemon::api::Node = self.ask(node, &["node", "show"]);
+        this.id.to_string()
     }
 
     pub fn home(&self, node: usize) -> &Path {
@@ -194,7 +233,7 @@ impl Cluster {
             }
         };
         command.env_remove("INFINIT_LOG").env("INFINIT_HOME", self.home(node)).env("NO_COLOR", "1");
-        command.args(words).stdin(Stdio::null());
+        command.args(words).stdin(Stdio::null()).envs(self.variables.iter().copied());
         command
     }
 
@@ -358,6 +397,15 @@ pub fn eventually(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// How many of so many nodes vote.
+pub fn voters(nodes: usize) -> usize {
+    match nodes {
+        0..=2 => 1,
+        3..=4 => 3,
+        _ => 5,
     }
 }
 

@@ -59,6 +59,16 @@ impl Ledger {
 
     /// Writes, trims and flushes until every connection is lost; anything else is a failure. The seed says what.
     pub async fn load(self: &Arc<Self>, socket: &Path, export: &str, seed: u64) {
+        for ended in self.load_until_refused(socket, export, seed).await {
+            match ended {
+                NbdError::Lost => {}
+                other => panic!("a request failed: {other}"),
+            }
+        }
+    }
+
+    /// The same until requests fail; how the first one on each of the connections did.
+    pub async fn load_until_refused(self: &Arc<Self>, socket: &Path, export: &str, seed: u64) -> Vec<NbdError> {
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS {
             clients.push(Client::connect(socket, export).await.unwrap());
@@ -67,12 +77,11 @@ impl Ledger {
             let client = clients[worker as usize % CONNECTIONS].clone();
             tokio::spawn(self.clone().work(client, worker, seed))
         });
+        let mut ended = Vec::new();
         for worker in workers.collect::<Vec<_>>() {
-            match worker.await.unwrap() {
-                NbdError::Lost => {}
-                other => panic!("a request failed: {other}"),
-            }
+            ended.push(worker.await.unwrap());
         }
+        ended
     }
 
     /// One request after another on every `WORKERS`th block.

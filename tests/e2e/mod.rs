@@ -12,9 +12,11 @@ mod cluster;
 mod damage;
 mod demo;
 mod disks;
+mod doctor;
 mod faults;
 mod fencing;
 mod full;
+mod growth;
 mod kill_a_follower;
 mod kill_all;
 mod ledger;
@@ -23,11 +25,15 @@ mod mdns;
 mod names;
 mod namespace;
 mod networks;
+mod partitions;
+mod recovered;
 mod refusals;
 mod restart_all;
 mod scrub;
 mod standing;
 mod tokens;
+mod two_nodes;
+mod upgrade;
 
 /// Whether to run at the size of the acceptance.
 fn acceptance() -> bool {

@@ -1,4 +1,4 @@
-//! Two machines that are none: network namespaces joined by one wire, gone with the test however it ends.
+//! Machines that are none: network namespaces joined by a wire or a switch, gone with the test however it ends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -48,11 +48,72 @@ impl Namespace {
     }
 
     fn ip(&self, words: &[&str]) {
-        let ip = tool("ip", "iproute2");
+        self.within(&tool("ip", "iproute2"), words);
+    }
+
+    fn within(&self, tool: &Command, words: &[&str]) {
         let enter = self.enter();
         let mut command = Command::new(&enter[0]);
-        run(command.args(&enter[1..]).arg(ip.get_program()).args(words));
+        run(command.args(&enter[1..]).arg(tool.get_program()).args(words));
     }
+}
+
+/// A switch, in a namespace of its own: nobody else's rules drop what it forwards.
+pub struct Switch {
+    namespace: Namespace,
+    pub machines: Vec<Namespace>,
+}
+
+impl Switch {
+    /// Joins so many machines; the address of each ends in its number and one.
+    pub fn new(machines: usize) -> Switch {
+        let namespace = Namespace::new();
+        namespace.ip(&["link", "add", "br0", "type", "bridge"]);
+        namespace.ip(&["link", "set", "br0", "up"]);
+        let machines: Vec<Namespace> = (0..machines).map(|_| Namespace::new()).collect();
+        for (index, machine) in machines.iter().enumerate() {
+            let (port, there) = (port(index), machine.keeper.id().to_string());
+            namespace.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &there]);
+            namespace.ip(&["link", "set", &port, "master", "br0", "up"]);
+            machine.ip(&["link", "set", "eth0", "up"]);
+            machine.address(&format!("{}/24", Switch::address(index)));
+        }
+        let switch = Switch { namespace, machines };
+        switch.nft(&["add", "table", "bridge", "cut"]);
+        switch.nft(&["add", "chain", "bridge", "cut", "forward", "{ type filter hook forward priority 0 ; }"]);
+        switch
+    }
+
+    pub fn address(index: usize) -> String {
+        format!("192.0.2.{}", index + 1)
+    }
+
+    /// Nothing that the first sends reaches the second any more; the other way round all does.
+    pub fn deafen(&self, from: usize, to: usize) {
+        let (from, to) = (port(from), port(to));
+        self.nft(&["add", "rule", "bridge", "cut", "forward", "iifname", &from, "oifname", &to, "drop"]);
+    }
+
+    /// Nothing goes between these and those any more.
+    pub fn cut(&self, these: &[usize], those: &[usize]) {
+        for (one, other) in these.iter().flat_map(|one| those.iter().map(move |other| (*one, *other))) {
+            self.deafen(one, other);
+            self.deafen(other, one);
+        }
+    }
+
+    /// Everything reaches everybody again.
+    pub fn heal(&self) {
+        self.nft(&["flush", "chain", "bridge", "cut", "forward"]);
+    }
+
+    fn nft(&self, words: &[&str]) {
+        self.namespace.within(&tool("nft", "nftables"), words);
+    }
+}
+
+fn port(index: usize) -> String {
+    format!("port{index}")
 }
 
 impl Drop for Namespace {

@@ -2,7 +2,8 @@
 
 use infinit::daemon::api::Network;
 
-use crate::e2e::cluster::Cluster;
+use crate::e2e::cluster::{Cluster, PATIENCE, output_within, refusal};
+use crate::tools::{run, tool};
 
 #[test]
 fn networks_of_one_home_are_told_apart() {
@@ -45,4 +46,17 @@ fn a_name_in_use_is_not_joined_over_and_a_stopped_node_can_leave() {
     // Who is alone is told how a network ends.
     cluster.stop(0);
     cluster.refused(0, &["network", "leave", "--yes"]).expect(1, &["last member", "networks/prod"]);
+}
+
+#[test]
+fn a_copied_home_does_not_run_beside_the_first() {
+    let cluster = Cluster::new(2);
+    let copy = cluster.folder.path().join("copy");
+    run(tool("cp", "coreutils").arg("-a").args([cluster.home(1), &copy]));
+    let (home, silo) = (copy.to_str().unwrap(), copy.join("other"));
+    let words =
+        ["--home", home, "node", "run", "--listen", "127.0.0.2:0", "--no-mdns", "--silo", silo.to_str().unwrap()];
+    let output = output_within(cluster.command(1, &words), PATIENCE);
+    refusal("the copy".to_owned(), &output).expect(4, &["runs already", "copy", "network join"]);
+    cluster.run(1, &["volume", "list"]);
 }

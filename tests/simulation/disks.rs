@@ -36,7 +36,7 @@ impl World {
         let decays = |at: usize| self.decayed.values().any(|decaying| *decaying == at);
         let is_struck = |at: usize| at == silo || decays(at) || self.silos[at].out.is_some();
         let bears = |silos: &Vec<usize>| silos.iter().filter(|at| is_struck(**at)).count() <= (silos.len() - 1) / 2;
-        self.temper.shape.slots.iter().filter(|silos| silos.contains(&silo)).all(bears)
+        self.cluster.slots.iter().flat_map(|slot| [&slot.silos, &slot.wanted]).filter(|s| s.contains(&silo)).all(bears)
     }
 
     /// Marks a silo as one that may have to stay out.
@@ -45,8 +45,8 @@ impl World {
         if lawful {
             self.note(|| format!("s{}: {why}", silo + 1));
             self.silos[silo].out = Some(why);
-            for (slot, silos) in self.temper.shape.slots.iter().enumerate() {
-                self.ledgers[slot].outsiders |= silos.contains(&silo);
+            for (slot, placed) in self.cluster.slots.iter().enumerate() {
+                self.ledgers[slot].outsiders |= placed.silos.contains(&silo) || placed.wanted.contains(&silo);
             }
             self.count(why);
         }

@@ -122,6 +122,7 @@ impl World {
             Fault::FillDisk => self.fill_disk(silo),
             Fault::LeaveSuspended => self.suspend_and_leave(),
             Fault::RestartWriter => self.restart_writer(),
+            Fault::Move => self.move_slot(),
         }
     }
 
@@ -152,7 +153,7 @@ impl World {
     /// A majority of a slot's silos, or all of them, lose their power while the writers live on.
     fn power_most(&mut self) {
         let slot = self.dice.below(self.temper.shape.slots.len() as u64) as usize;
-        let silos = self.temper.shape.slots[slot].clone();
+        let silos = self.cluster.slots[slot].silos.clone();
         let first = self.dice.below(silos.len() as u64) as usize;
         let struck = self.dice.between(silos.len() as u64 / 2 + 1, silos.len() as u64) as usize;
         for at in 0..struck {
@@ -175,7 +176,7 @@ impl World {
     fn suspend_and_leave(&mut self) {
         let Some(at) = self.cluster.holder.filter(|at| self.writers[*at].is_serving()) else { return };
         let slot = self.dice.below(self.temper.shape.slots.len() as u64) as usize;
-        let silos = self.temper.shape.slots[slot].clone();
+        let silos = self.cluster.slots[slot].silos.clone();
         let duration = self.dice.between(200 * MS, 3 * SECOND);
         for silo in silos.iter().take(silos.len() / 2 + 1) {
             self.partition(at, *silo, true, true, duration);
@@ -289,6 +290,9 @@ impl World {
         let healed = self.run_until(HEALED_WITHIN, |world| world.holder_serves() && world.is_governed_well());
         self.expect(healed, "no writer serves");
         self.run_for(SECOND);
+        if self.temper.faults.iter().any(|(fault, _)| *fault == Fault::Move) {
+            self.move_in_peace();
+        }
         (self.quiet, self.settled) = (true, true);
         let answered = self.run_until(HEALED_WITHIN, |world| world.is_all_answered());
         self.expect(answered, "requests are not answered");
@@ -353,7 +357,7 @@ impl World {
         let epoch = self.writers[at].epoch;
         for slot in 0..self.ledgers.len() {
             let end = self.ledgers[slot].end(epoch);
-            for silo in self.temper.shape.slots[slot].clone() {
+            for silo in self.cluster.slots[slot].silos.clone() {
                 if self.silos[silo].out.is_some() {
                     continue;
                 }

@@ -29,6 +29,7 @@ mod faults;
 mod golden;
 mod group;
 mod ledger;
+mod moves;
 mod mutants;
 mod network;
 mod register;

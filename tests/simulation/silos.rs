@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use infinit::base::block::BLOCK_BYTES;
-use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, VolumeId};
+use infinit::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotKey, VolumeId};
 use infinit::cluster::replication::acceptor::{Room, Session};
 use infinit::cluster::replication::keeper::{self, Keeper, Outcome};
 use infinit::cluster::replication::message::{Answer, FromSilo, Refusal, Request, ToSilo};
@@ -15,7 +15,7 @@ use infinit::store::slot::Vote;
 
 use super::disks::{Backup, FAILED_SYNC};
 use super::temper::MS;
-use super::world::{Event, VOLUME, World, silo_id};
+use super::world::{Event, Placed, VOLUME, World, silo_id};
 
 /// How often a silo looks whether it has room, as its worker does.
 const LOOKS_EVERY: u64 = 200 * MS;
@@ -29,14 +29,22 @@ pub struct Standing {
     pub durable: Seq,
     /// What the writer reported of the slot's silos.
     reports: BTreeMap<SiloId, Vote>,
+    /// It has nothing of the slot but what it promised.
+    vacant: bool,
+    config: ConfigNumber,
 }
 
 impl Standing {
     /// As long as a silo's process lives, it never goes back behind anything that it said: whatever it is sent, what it
     /// drops it drops in the commit that adopts something higher (rules 8, 12 and 14).
-    fn follows(&self, before: &Standing) -> Result<(), String> {
+    ///
+    /// One that is none of the slot's silos may forget what it has, but for its promise (rule 8); and of those that are none
+    /// any more nothing need be remembered.
+    fn follows(&self, before: &Standing, is_member: bool) -> Result<(), String> {
         let kept = |(silo, report)| self.reports.get(silo).is_some_and(|now| now >= report);
-        let stands = self.promise >= before.promise && self.vote >= before.vote && before.reports.iter().all(kept);
+        let reports = self.config > before.config || before.reports.iter().all(kept);
+        let has_left = self.vacant && !is_member;
+        let stands = self.promise >= before.promise && (has_left || self.vote >= before.vote && reports);
         if stands { Ok(()) } else { Err(format!("went back from {before:?} to {self:?}")) }
     }
 }
@@ -105,7 +113,7 @@ impl SiloHost {
     }
 
     /// Takes note of what the silo has told the world.
-    fn stand(&mut self) -> Result<(), String> {
+    fn stand(&mut self, slots: &[Placed]) -> Result<(), String> {
         let Some(keeper) = &self.keeper else { return Ok(()) };
         // A silo that is out of service says nothing of what it has, and what it has may go.
         let in_service = keeper.silo().faulted().is_none();
@@ -123,8 +131,11 @@ impl SiloHost {
                 (*silo, Vote { adopted: *adopted, applied: *applied })
             };
             let reports = state.peers.iter().map(of).collect();
-            let standing = Standing { promise: state.promise, vote: state.vote(), complete, durable, reports };
-            let followed = self.standing.get(key).map_or(Ok(()), |before| standing.follows(before));
+            let vacant = complete && state.vote() == Vote::default();
+            let (promise, config) = (state.promise, state.config);
+            let standing = Standing { promise, vote: state.vote(), complete, durable, reports, vacant, config };
+            let is_member = slots[key.slot.0 as usize].silos.iter().any(|silo| silo_id(*silo) == self.id);
+            let followed = self.standing.get(key).map_or(Ok(()), |before| standing.follows(before, is_member));
             self.standing.insert(*key, standing);
             followed.map_err(|why| format!("s{} slot {} {why}", self.id.0[0], key.slot))?;
         }
@@ -174,7 +185,7 @@ impl World {
         host.inbox.clear();
         (host.working, host.syncing) = (false, false);
         (host.room, host.looked_at) = (Room::AMPLE, 0);
-        let stood = host.stand();
+        let stood = host.stand(&self.cluster.slots);
         let life = host.life;
         self.trace.mix(&[self.now, 5, silo as u64, life]);
         self.note(|| format!("s{} opened", silo + 1));
@@ -212,6 +223,10 @@ impl World {
             if power {
                 self.ledgers[key.slot.0 as usize].lost_at_most(before.vote, after.vote);
             }
+            return Ok(());
+        }
+        let is_member = self.cluster.slots[key.slot.0 as usize].silos.contains(&silo);
+        if in_call && !is_member && (after.vacant || before.vacant) {
             return Ok(());
         }
         let least = if power { Vote { applied: before.durable, ..before.vote } } else { before.vote };
@@ -302,11 +317,11 @@ impl World {
         self.outcome(silo, outcome);
     }
 
-    fn outcome(&mut self, silo: usize, outcome: Outcome) {
+    pub fn outcome(&mut self, silo: usize, outcome: Outcome) {
         if self.silos[silo].disk.is_down() {
             return self.died_in_call(silo);
         }
-        let stood = self.silos[silo].stand();
+        let stood = self.silos[silo].stand(&self.cluster.slots);
         self.check(stood);
         let adopted =
             outcome.replies.iter().any(|(_, reply)| matches!(reply, FromSilo::Rare(_, _, Answer::Adopted { .. })));

@@ -47,6 +47,8 @@ pub enum Fault {
     LeaveSuspended,
     /// The daemon restarts under a live client, which sends again what was not answered.
     RestartWriter,
+    /// A slot is to have other silos.
+    Move,
 }
 
 impl Fault {
@@ -80,6 +82,7 @@ impl Fault {
             Fault::FillDisk => "disks filled",
             Fault::LeaveSuspended => "clients that left a suspended volume",
             Fault::RestartWriter => "writers restarted under a live client",
+            Fault::Move => "moves of slots",
         }
     }
 }
@@ -114,6 +117,9 @@ pub const FAULTS: [(Fault, u64); 24] = [
 /// The same; which of these a schedule has says nothing of what else it is like.
 pub const FAULTS_BESIDE: [(Fault, u64); 3] =
     [(Fault::FillDisk, 2), (Fault::LeaveSuspended, 1), (Fault::RestartWriter, 1)];
+/// Some schedules have this, with silos to spare. Then no bit flips, for a copy that has decayed and is not found may become
+/// the only one.
+const MOVES: (Fault, u64) = (Fault::Move, 6);
 
 /// Which silos hold which slots.
 #[derive(Clone, Debug)]
@@ -188,7 +194,7 @@ impl Temper {
     }
 
     pub fn draw(dice: &mut Dice) -> Self {
-        let shape = Shape::draw(dice);
+        let mut shape = Shape::draw(dice);
         let mut faults = Vec::new();
         for (fault, weight) in FAULTS {
             if dice.chance(650) {
@@ -200,6 +206,14 @@ impl Temper {
             if beside.chance(300) {
                 faults.push((fault, weight * beside.between(1, 4)));
             }
+        }
+        if beside.chance(350) {
+            faults.retain(|(fault, _)| *fault != Fault::BitFlip);
+            faults.push((MOVES.0, MOVES.1 * beside.between(1, 4)));
+            if beside.chance(250) {
+                shape = Shape::one(2 * beside.between(1, 2) as usize);
+            }
+            shape.silos += beside.between(0, 2) as usize;
         }
         let rough = if dice.chance(150) { (dice.below(20), dice.below(20), dice.below(50)) } else { (0, 0, 0) };
         let latency =

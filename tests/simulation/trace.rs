@@ -75,6 +75,8 @@ pub fn to_silo(message: &ToSilo) -> String {
             Request::Indexed { slot, block, .. } => format!("which version of slot {slot} block {block}?"),
             Request::FetchVersion { slot, block, stamp, .. } => format!("fetch slot {slot} block {block} of {stamp:?}"),
             Request::Release { epoch } => format!("release {epoch}"),
+            Request::Configure { slot, config, .. } => format!("slot {slot} has configuration {config}"),
+            Request::Dismiss { slot, .. } => format!("dismissed from slot {slot}"),
         },
     }
 }

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use infinit::base::clock::Moment;
-use infinit::base::id::{Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, VolumeId};
+use infinit::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, Seq, SiloId, SlotIndex, SlotKey, VolumeId};
 use infinit::cluster::replication::acceptor::Session;
+use infinit::cluster::replication::driver::Proposed;
 use infinit::cluster::replication::message::{FromSilo, Request, ToSilo};
+use infinit::cluster::replication::writer::reconfigure::Proposal;
+use infinit::cluster::state::ClusterState;
 
 use super::control::Control;
 use super::dice::Dice;
@@ -56,14 +59,33 @@ pub enum Event {
     Leave(usize),
     /// The device of a resumed client asks again.
     SendAgain(usize),
+    /// A writer's proposal reaches the cluster state, and the answer the writer.
+    /// Asked twice, one of the answers is lost.
+    Propose(usize, Proposed, bool),
+    Decided(usize, SlotIndex, Result<Proposal, Epoch>),
+    /// A silo's node hears what the cluster state was at some time.
+    Heard(usize, Epoch, Vec<Placed>),
     /// The cluster state tells old writers that there is a newer one.
     Tell,
     Fault,
 }
 
+/// Which silos a slot has, by the cluster state.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub config: ConfigNumber,
+    pub silos: Vec<usize>,
+    /// Those that it was last asked to have.
+    pub wanted: Vec<usize>,
+}
+
 /// What the cluster state remembers.
 #[derive(Default)]
 pub struct Cluster {
+    /// What decides which silos slots have; of the volume's epoch it is told.
+    pub state: ClusterState,
+    /// What it says of the slots.
+    pub slots: Vec<Placed>,
     pub epoch: Epoch,
     /// The writer with the highest epoch.
     pub holder: Option<usize>,
@@ -143,6 +165,10 @@ pub struct World {
 impl World {
     pub fn new(temper: Temper, dice: Dice, traced: bool) -> Self {
         let ledgers = temper.shape.slots.iter().map(|silos| Ledger::new(silos.len())).collect();
+        let placed =
+            |silos: &Vec<usize>| Placed { config: ConfigNumber(1), silos: silos.clone(), wanted: silos.clone() };
+        let slots: Vec<Placed> = temper.shape.slots.iter().map(placed).collect();
+        let state = super::moves::state_of(&temper.shape, &slots);
         let mut world = World {
             now: 0,
             order: 0,
@@ -155,7 +181,7 @@ impl World {
             writers: Vec::new(),
             connections: BTreeMap::new(),
             blocked: BTreeMap::new(),
-            cluster: Cluster::default(),
+            cluster: Cluster { state, slots, ..Cluster::default() },
             control: None,
             ledgers,
             registers: Registers::default(),
@@ -286,6 +312,9 @@ impl World {
             Event::Freed(silo) => self.free_disk(silo),
             Event::Leave(writer) => self.all_leave(writer),
             Event::SendAgain(writer) => self.send_again(writer),
+            Event::Propose(writer, proposed, is_heard) => self.propose(writer, proposed, is_heard),
+            Event::Decided(writer, slot, proposal) => self.decided(writer, slot, proposal),
+            Event::Heard(silo, epoch, slots) => self.hear_of_slots(silo, epoch, &slots),
             Event::Tell => self.tell_fence(),
             Event::Fault => self.fault(),
             Event::Request(_) => {}

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use infinit::base::block::BLOCK_BYTES;
-use infinit::base::id::{ConfigNumber, Epoch, SlotIndex, Stamp};
+use infinit::base::id::{Epoch, SlotIndex, Stamp};
 use infinit::base::record::{Record, RecordKind};
+use infinit::cluster::replication::driver::Proposed;
 use infinit::cluster::replication::message::{self, RunKind, ToSilo};
 use infinit::cluster::replication::order::RequestId;
 use infinit::cluster::replication::writer::{Output, Phase, RequestError, Response, Writer, WriterOptions};
 
 use super::temper::{MS, SECOND};
 use super::workload::{BLOCK_SECTORS, Kind, Op, SECTOR, Tag, draw, tags_of};
-use super::world::{Event, TICK, VOLUME, World, key_of, node_id, silo_id};
+use super::world::{Event, Placed, TICK, VOLUME, World, key_of, node_id, silo_at, silo_id};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -110,8 +111,8 @@ impl World {
         let factor = self.temper.lease_factor_max;
         let lease = self.temper.lease * if factor > 1 { self.dice.between(1, u64::from(factor)) as u32 } else { 1 };
         let shape = &self.temper.shape;
-        let slots =
-            shape.slots.iter().map(|silos| (ConfigNumber(1), silos.iter().map(|s| silo_id(*s)).collect())).collect();
+        let of = |placed: &Placed| (placed.config, placed.silos.iter().map(|silo| silo_id(*silo)).collect());
+        let slots = self.cluster.slots.iter().map(of).collect();
         let options = WriterOptions {
             volume: VOLUME,
             epoch,
@@ -267,6 +268,10 @@ impl World {
                         self.count("gave up");
                         self.ended(at, true);
                     }
+                    Output::Reconfigure { slot, config, before, silos } => {
+                        self.put_to_cluster(at, Proposed { slot, config, before, silos });
+                    }
+                    Output::Disconnect(silo) => self.let_go_of(at, silo_at(silo)),
                     Output::Released => {
                         self.note(|| format!("w{at} has released the volume"));
                         self.writers[at].released = true;
@@ -325,7 +330,7 @@ impl World {
 
     /// What the silos of a slot would vote; not those that may have to stay out.
     fn votes(&self, slot: SlotIndex) -> Vec<infinit::store::slot::Vote> {
-        let silos = &self.temper.shape.slots[slot.0 as usize];
+        let silos = &self.cluster.slots[slot.0 as usize].silos;
         let key = key_of(slot.0 as usize);
         let silos = silos.iter().filter(|silo| self.silos[**silo].out.is_none());
         silos.filter_map(|silo| Some(self.silos[*silo].standing.get(&key)?.vote)).collect()
@@ -339,7 +344,7 @@ impl World {
         self.writers[at].served = true;
         for slot in 0..self.ledgers.len() {
             // One that a fault takes out of service by now had recorded it when it said so, whatever is left there.
-            let (silos, key) = (&self.temper.shape.slots[slot], key_of(slot));
+            let (silos, key) = (&self.cluster.slots[slot].silos, key_of(slot));
             let has_recorded = |silo: &&usize| {
                 let standing = self.silos[**silo].standing.get(&key);
                 self.silos[**silo].out.is_some() || standing.is_some_and(|standing| standing.vote.adopted >= epoch)
@@ -535,6 +540,7 @@ impl World {
                 Event::Broken(id) => self.hear_of_break(id),
                 Event::Request(op) => self.hand_over(at, op),
                 Event::Inform(at) => self.inform(at),
+                Event::Decided(at, slot, proposal) => self.decided(at, slot, proposal),
                 _ => {}
             }
         }

@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 
+use crate::base::units::Span;
 use crate::cli::context::Context;
 use crate::cli::table::{Grid, Tone, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
@@ -13,6 +14,8 @@ mod invite;
 mod join;
 mod leave;
 mod list;
+mod recover;
+mod set;
 mod show;
 
 #[derive(Debug, Subcommand)]
@@ -22,7 +25,9 @@ pub enum NetworkCommand {
     Invite(invite::InviteArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Set(set::SetArgs),
     Leave(leave::LeaveArgs),
+    Recover(recover::RecoverArgs),
 }
 
 impl NetworkCommand {
@@ -33,7 +38,9 @@ impl NetworkCommand {
             NetworkCommand::Invite(args) => args.run(context).await,
             NetworkCommand::List(args) => args.run(context).await,
             NetworkCommand::Show(args) => args.run(context).await,
+            NetworkCommand::Set(args) => args.run(context).await,
             NetworkCommand::Leave(args) => args.run(context).await,
+            NetworkCommand::Recover(args) => args.run(context).await,
         }
     }
 }
@@ -74,6 +81,7 @@ fn facts(terminal: &Terminal, network: &Network) -> String {
             grid.fact("leader", cluster.leader.as_ref().map(|leader| leader.name.clone()));
             let voters: Vec<&str> = cluster.voters.iter().map(|voter| voter.name.as_str()).collect();
             grid.fact("voters", voters.join(", "));
+            grid.fact("down after", Span(std::time::Duration::from_millis(cluster.down_after_ms)).to_string());
         }
     }
     grid.finish()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 
 use crate::base::error::{Fault, plain};
 use crate::cli::context::{Context, absolute};
@@ -99,6 +99,9 @@ fn unit(binary: &Path, place: &Place, options: &NodeOptions) -> String {
         command.extend(address.iter().flat_map(|address| [name.to_owned(), address.to_string()]));
     }
     command.extend(options.zone.iter().flat_map(|zone| ["--zone".to_owned(), zone.clone()]));
+    if let Some(role) = options.role.and_then(|role| role.to_possible_value()) {
+        command.extend(["--role".into(), role.get_name().to_owned()]);
+    }
     if options.no_mdns {
         command.push("--no-mdns".into());
     }
@@ -162,6 +165,7 @@ WantedBy=multi-user.target
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::node::run::RunRole;
 
     #[test]
     fn the_unit_runs_the_node_with_its_options() {
@@ -170,6 +174,7 @@ mod tests {
             listen: Some("0.0.0.0:7000".parse().unwrap()),
             advertise: None,
             zone: Some("50%".into()),
+            role: Some(RunRole::Storage),
             no_mdns: true,
         };
         let place = |network: Option<&str>| Place {
@@ -182,7 +187,7 @@ mod tests {
             unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap().to_owned()
         };
         let expected = "ExecStart=/usr/bin/infinit --home /var/lib/infinit node run --silo /data:1073741824B \
-                        --silo \"/with space\" --listen 0.0.0.0:7000 --zone 50%% --no-mdns";
+                        --silo \"/with space\" --listen 0.0.0.0:7000 --zone 50%% --role storage --no-mdns";
         assert_eq!(start(None), expected);
         assert!(start(Some("prod")).contains(" node run --network prod --silo "));
     }

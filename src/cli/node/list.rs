@@ -4,9 +4,10 @@ use clap::Args;
 
 use crate::base::units::Size;
 use crate::cli::context::Context;
-use crate::cli::table::{Grid, Toned, optional, plain};
+use crate::cli::table::{Grid, Tone, Toned, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
 use crate::daemon::api::Node;
+use crate::daemon::api::going::Duty;
 
 /// List the nodes of the network
 #[derive(Debug, Args)]
@@ -31,7 +32,7 @@ pub fn table(terminal: &Terminal, nodes: &[Node]) -> String {
         grid.row(vec![
             plain(format!("{}{own}", node.name)),
             plain(node.id.short()),
-            node.state.cell(),
+            state(node),
             plain(node.role.to_string()),
             optional(vote(node).map(ToOwned::to_owned)),
             optional(node.addresses.first().cloned()),
@@ -42,6 +43,17 @@ pub fn table(terminal: &Terminal, nodes: &[Node]) -> String {
         ]);
     }
     grid.finish()
+}
+
+/// How the node is, and whether its copies go elsewhere.
+fn state(node: &Node) -> (String, Tone) {
+    let (state, tone) = node.state.cell();
+    match (node.duty, node.copies) {
+        (Duty::Stores, _) => (state, tone),
+        (Duty::Drains, 0) => (format!("{state}, empty"), tone),
+        (Duty::Drains, copies) => (format!("{state}, draining ({copies} left)"), Tone::Warning),
+        (Duty::Leaves, copies) => (format!("{state}, leaving ({copies} left)"), Tone::Warning),
+    }
 }
 
 /// What the node is in the cluster group, beyond following it.

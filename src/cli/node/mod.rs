@@ -5,8 +5,10 @@ use clap::Subcommand;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 
+mod drain;
 mod install;
 pub mod list;
+mod remove;
 mod run;
 mod show;
 mod stop;
@@ -18,6 +20,8 @@ pub enum NodeCommand {
     Wait(wait::WaitArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
+    Drain(drain::DrainArgs),
+    Remove(remove::RemoveArgs),
     Stop(stop::StopArgs),
     Install(install::InstallArgs),
 }
@@ -29,6 +33,8 @@ impl NodeCommand {
             NodeCommand::Wait(args) => args.run(context).await,
             NodeCommand::List(args) => args.run(context).await,
             NodeCommand::Show(args) => args.run(context).await,
+            NodeCommand::Drain(args) => args.run(context).await,
+            NodeCommand::Remove(args) => args.run(context).await,
             NodeCommand::Stop(args) => args.run(context).await,
             NodeCommand::Install(args) => args.run(context).await,
         }

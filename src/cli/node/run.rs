@@ -1,6 +1,6 @@
 //! `infinit node run`.
 
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use tracing_subscriber::EnvFilter;
 
 use crate::base::address::Address;
@@ -31,16 +31,27 @@ pub struct NodeOptions {
     /// Say what this node fails together with, as a rack or a room; copies are spread over zones
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
+    /// Vote without storing anything, as the third of two storage nodes; or store again [default: storage]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<RunRole>,
     /// Do not look for peers on the local network by multicast
     #[arg(long)]
     pub no_mdns: bool,
 }
 
+/// What a node that may store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RunRole {
+    Storage,
+    Witness,
+}
+
 impl RunArgs {
     pub(super) async fn run(self, context: &Context) -> Result<(), Stop> {
-        let NodeOptions { silo, listen, advertise, zone, no_mdns } = self.options;
+        let NodeOptions { silo, listen, advertise, zone, role, no_mdns } = self.options;
         start_log(context);
-        let options = RunOptions { silos: silo, listen, advertise, zone, mdns: !no_mdns };
+        let witness = role.map(|role| role == RunRole::Witness);
+        let options = RunOptions { silos: silo, listen, advertise, zone, witness, mdns: !no_mdns };
         Ok(offline::run(&context.place()?, options).await?)
     }
 }

@@ -6,6 +6,7 @@ use crate::base::units::Size;
 use crate::cli::context::Context;
 use crate::cli::table::{Grid, Tone, Toned, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
+use crate::daemon::api::going::Duty;
 use crate::daemon::api::silo::{Scrub, Space};
 use crate::daemon::api::{self, Node, Silo, SiloState};
 
@@ -35,6 +36,8 @@ fn facts(terminal: &Terminal, node: &Node) -> String {
     grid.row(vec![("state".to_owned(), Tone::Faint), (state + &since, tone)]);
     grid.fact("role", node.role.to_string());
     grid.fact("votes", super::list::vote(node).map(ToOwned::to_owned));
+    grid.fact("duty", (node.duty != Duty::Stores).then(|| node.duty.to_string()));
+    grid.fact("copies", (!node.silos.is_empty()).then(|| node.copies.to_string()));
     grid.fact("zone", node.zone.clone());
     grid.fact("addresses", Some(node.addresses.join(", ")).filter(|text| !text.is_empty()));
     grid.fact("version", node.version.clone());

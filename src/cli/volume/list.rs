@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::base::units::Size;
 use crate::cli::context::Context;
-use crate::cli::table::{Grid, Toned, optional, plain};
+use crate::cli::table::{Grid, Tone, Toned, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
 use crate::daemon::api::Volume;
 
@@ -30,9 +30,19 @@ pub fn table(terminal: &Terminal, volumes: &[Volume]) -> String {
             plain(&volume.name),
             plain(Size(volume.size_bytes).to_string()),
             plain(volume.replicas.to_string()),
-            volume.state.cell(),
+            state(volume),
             optional(volume.attachment.as_ref().map(|attachment| attachment.node.name.clone())),
         ]);
     }
     grid.finish()
+}
+
+/// How a volume is, and whether its copies are on their way.
+fn state(volume: &Volume) -> (String, Tone) {
+    let (state, tone) = volume.state.cell();
+    match volume.moving_slots {
+        0 => (state, tone),
+        1 => (format!("{state}, 1 slot moving"), tone),
+        several => (format!("{state}, {several} slots moving"), tone),
+    }
 }

@@ -13,6 +13,7 @@ mod detach;
 pub mod list;
 mod recover;
 mod scrub;
+mod set;
 mod status;
 
 #[derive(Debug, Subcommand)]
@@ -22,6 +23,7 @@ pub enum VolumeCommand {
     Status(status::StatusArgs),
     Attach(attach::AttachArgs),
     Detach(detach::DetachArgs),
+    Set(set::SetArgs),
     Scrub(scrub::ScrubArgs),
     Recover(recover::RecoverArgs),
     Delete(delete::DeleteArgs),
@@ -35,6 +37,7 @@ impl VolumeCommand {
             VolumeCommand::Status(args) => args.run(context).await,
             VolumeCommand::Attach(args) => args.run(context).await,
             VolumeCommand::Detach(args) => args.run(context).await,
+            VolumeCommand::Set(args) => args.run(context).await,
             VolumeCommand::Scrub(args) => args.run(context).await,
             VolumeCommand::Recover(args) => args.run(context).await,
             VolumeCommand::Delete(args) => args.run(context).await,

@@ -36,6 +36,8 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.fact("to mend it", volume.mend.clone());
     grid.fact("size", Size(volume.size_bytes).to_string());
     grid.fact("copies", volume.replicas.to_string());
+    let slots = status.slots.len();
+    grid.fact("moving", (volume.moving_slots > 0).then(|| format!("{} of {slots} slots", volume.moving_slots)));
     grid.fact("durability", volume.durability.to_string());
     grid.fact("lease", Span(std::time::Duration::from_millis(volume.lease_ms)).to_string());
     let io_timeout = volume.io_timeout_ms.map(std::time::Duration::from_millis);
@@ -55,7 +57,9 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
 fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
     let mut grid = Grid::new(terminal, &["SLOT", "STATE", "NODE", "SILO", "COPY", "BEHIND", "REASON"]);
     for slot in &status.slots {
-        for (index, replica) in slot.replicas.iter().enumerate() {
+        let joining = slot.joining.iter().map(|replica| (replica, true));
+        let copies = slot.replicas.iter().map(|replica| (replica, false)).chain(joining);
+        for (index, (replica, joins)) in copies.enumerate() {
             // The slot's own cells stand in its first row only.
             let first = index == 0;
             let blank = || plain("");
@@ -64,7 +68,7 @@ fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
                 if first { slot.state.cell() } else { blank() },
                 plain(&replica.node.name),
                 plain(replica.silo.short()),
-                replica.state.cell(),
+                copy(replica, joins),
                 optional(behind(replica)),
                 if first { optional(slot.reason.clone()) } else { blank() },
             ]);
@@ -73,10 +77,23 @@ fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.finish()
 }
 
+/// How a copy stands; one that comes or goes says so.
+fn copy(replica: &Replica, joins: bool) -> (String, Tone) {
+    let (state, tone) = replica.state.cell();
+    match (joins, replica.leaves) {
+        (true, _) => (format!("joining, {state}"), tone),
+        (false, true) => (format!("{state}, leaving"), tone),
+        (false, false) => (state, tone),
+    }
+}
+
 /// What a copy lacks, or what it has received of that; nothing where it lacks nothing or nobody knows.
 fn behind(replica: &Replica) -> Option<String> {
     if let Some(moved @ 1..) = replica.moved_bytes {
-        return Some(format!("{} moved", Size(moved)));
+        let rate = replica.bytes_per_second.map_or_else(String::new, |rate| format!(", {}/s", Size(rate)));
+        let left = replica.left_ms.map(|ms| Span(std::time::Duration::from_secs(ms.div_ceil(1000).max(1))));
+        let left = left.map_or_else(String::new, |left| format!(", {left} left"));
+        return Some(format!("{} moved{rate}{left}", Size(moved)));
     }
     let size = replica.behind_bytes.filter(|bytes| *bytes > 0).map(|bytes| Size(bytes).to_string());
     let writes = replica.behind_writes.filter(|writes| *writes > 0);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::raft::linearizable_read::Linearizer;
 use openraft::{LinearizerOption, Raft};
 use tokio::sync::{Semaphore, watch};
@@ -21,6 +22,7 @@ use crate::cluster::consensus::log_store::LogStore;
 use crate::cluster::consensus::machine::Machine;
 use crate::cluster::consensus::membership;
 use crate::cluster::consensus::network::Peers;
+use crate::cluster::consensus::recovery::generation;
 use crate::cluster::consensus::runtime::{self, Instant, JoinHandle, timeout, timeout_at};
 use crate::cluster::consensus::session::Tickets;
 use crate::cluster::consensus::status::{self, GroupStatus};
@@ -61,6 +63,7 @@ struct Inner {
     places: Semaphore,
     introduced: Vec<NodeId>,
     arriving: Mutex<Option<Arriving>>,
+    superseded: watch::Sender<bool>,
     tuning: Tuning,
     tasks: [JoinHandle<()>; 2],
     /// The log file, if it is the group's own.
@@ -144,6 +147,7 @@ impl Group {
             places: Semaphore::new(PROPOSALS_MAX),
             introduced,
             arriving: Mutex::default(),
+            superseded: watch::Sender::new(false),
             tuning,
             tasks,
             file: own.then_some(log_file),
@@ -275,10 +279,13 @@ impl Group {
         let raft = &self.inner.raft;
         let stopped = Answer::Failed(Failure::Stopped);
         match request {
+            // Nothing before the recovery counts: whoever knows less than the snapshot gets that.
+            Request::Append { entries, .. } if self.is_of_the_past(entries.vote.leader_id.term) => {
+                Answer::Append(AppendEntriesResponse::Conflict)
+            }
             Request::Append { entries, quorum } => match raft.append_entries(entries).await {
                 Ok(response) => {
-                    use openraft::raft::AppendEntriesResponse::HigherVote;
-                    if quorum && !matches!(response, HigherVote(_)) {
+                    if quorum && !matches!(response, AppendEntriesResponse::HigherVote(_)) {
                         self.inner.heard.send_replace(Some(runtime::now()));
                     }
                     Answer::Append(response)
@@ -305,6 +312,18 @@ impl Group {
             }
             Request::ReadIndex => self.serve_limited(self.read_index_here(), Answer::ReadIndex).await,
         }
+    }
+
+    /// Whether this member has a log, and the network was recovered without it.
+    fn is_of_the_past(&self, term: u64) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_log_index.is_some() && generation(term) > generation(metrics.current_term)
+    }
+
+    /// Set once a recovered network cannot take this member with what it knows beyond it.
+    pub fn superseded(&self) -> watch::Receiver<bool> {
+        self.inner.superseded.subscribe()
     }
 
     async fn serve_limited<T>(
@@ -354,6 +373,9 @@ impl Group {
             last.leader_id > part.vote.leader_id || committed.is_some_and(|id| last > id && last.index <= id.index)
         });
         if contradicts {
+            if self.is_of_the_past(part.vote.leader_id.term) {
+                self.inner.superseded.send_replace(true);
+            }
             return Answer::Failed(Failure::Forged);
         }
         let snapshot = Snapshot { meta: image.meta, snapshot: whole.into() };

@@ -62,6 +62,11 @@ impl LogStore {
         Ok(Self { file, group, log: Arc::new(Mutex::new(log)) })
     }
 
+    /// All that is kept, in order.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.log().entries.values().cloned().collect()
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
         // No code that holds the lock can panic half-way through a change.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,7 @@ use crate::cluster::consensus::runtime::simulated::{self, Overheard};
 use crate::cluster::consensus::session::Sessions;
 use crate::cluster::consensus::stored::{BadBytes, Image};
 use crate::cluster::consensus::types::{
-    LogId, Payload, Proposal, Reply, Snapshot, SnapshotMeta, StoredMembership, Types,
+    Entry, LogId, Payload, Proposal, Reply, Snapshot, SnapshotMeta, StoredMembership, Types,
 };
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, Outcome};
@@ -109,7 +109,28 @@ impl Machine {
         answer
     }
 
-    fn image(&self) -> Image {
+    fn take(&mut self, entry: Entry) -> Reply {
+        let reply = match entry.payload {
+            Payload::Blank => Reply::Nothing,
+            Payload::Normal(proposal) => Reply::Decided(self.decide(proposal)),
+            Payload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Reply::Nothing
+            }
+        };
+        self.applied = Some(entry.log_id);
+        reply
+    }
+
+    /// Applies what the log has beyond the snapshot, outside of a group.
+    pub fn replay(&mut self, entries: Vec<Entry>) {
+        let beyond = self.applied.map(|id| id.index);
+        for entry in entries.into_iter().filter(|entry| Some(entry.log_id.index) > beyond) {
+            self.take(entry);
+        }
+    }
+
+    pub fn image(&self) -> Image {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
         Image { meta, sessions: self.sessions.clone(), cluster: ClusterState::clone(&self.cluster) }
     }
@@ -134,17 +155,11 @@ impl RaftStateMachine<Types> for Machine {
                 Payload::Normal(proposal) => Some(proposal.command.clone()),
                 Payload::Blank | Payload::Membership(_) => None,
             };
-            let reply = match entry.payload {
-                Payload::Blank => Reply::Nothing,
-                Payload::Normal(proposal) => Reply::Decided(self.decide(proposal)),
-                Payload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    Reply::Nothing
-                }
-            };
-            self.applied = Some(entry.log_id);
             #[cfg(test)]
-            simulated::overhear(|| Overheard::applied(entry.log_id, command, &reply));
+            let log_id = entry.log_id;
+            let reply = self.take(entry);
+            #[cfg(test)]
+            simulated::overhear(|| Overheard::applied(log_id, command, &reply));
             if let Some(responder) = responder {
                 responder.send(reply);
             }

@@ -25,12 +25,13 @@ const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries after a failed one: the reason (an earlier change under way) takes a round trip or two.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// How many voters a network has with so many nodes that hold data. Two voters would be worse than one: both are
-/// needed.
-fn voters_wanted(data_nodes: usize) -> usize {
-    match data_nodes {
+/// How many voters a network has with so many nodes that may vote. Two voters would be worse than one: both are needed, and
+/// so four would be worse than three.
+fn voters_wanted(nodes: usize) -> usize {
+    match nodes {
         0..=2 => 1,
-        _ => 3,
+        3..=4 => 3,
+        _ => 5,
     }
 }
 
@@ -77,31 +78,41 @@ pub(super) fn plan(state: &ClusterState, view: &View) -> Option<Step> {
 }
 
 /// Keeps the voters there are, and adds the longest-standing ready nodes, those in other zones first. Grows to the full
-/// number or not at all: half-way, more voters stand less, not more.
+/// number or not at all: half-way, more voters stand less, not more. One that is lost, or is to go, is replaced once there is
+/// another to take its place; until then it counts as before.
 fn next_voters(state: &ClusterState, view: &View, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let may_vote = |node: &NodeId| state.members.get(node).is_some_and(|member| member.role.holds_data());
-    let wanted = voters_wanted(state.members.values().filter(|member| member.role.holds_data()).count());
+    let may_vote = |node: &NodeId| state.members.get(node).is_some_and(|member| member.role.votes());
+    let wanted = voters_wanted(state.members.values().filter(|member| member.role.votes()).count());
     let kept: BTreeSet<_> = voters.iter().copied().filter(may_vote).collect();
-    if kept.len() >= wanted {
+    // A leader that is to go stays among several; alone, it hands over while it is a member still.
+    let standing = |node: &NodeId| (*node == view.leader && wanted > 1) || !state.is_going(*node);
+    let fresh = fill(state, view, kept.iter().copied().filter(standing).collect(), wanted);
+    if fresh.len() == wanted {
+        return fresh;
+    }
+    let next = fill(state, view, kept.clone(), wanted);
+    if next.len() < wanted && kept.len() == voters.len() { kept } else { next }
+}
+
+/// As many of these as are wanted, or these and others until there are.
+fn fill(state: &ClusterState, view: &View, mut next: BTreeSet<NodeId>, wanted: usize) -> BTreeSet<NodeId> {
+    if next.len() > wanted {
         // The leader stays if it may, then those that are ready.
-        let mut order: Vec<_> = kept.into_iter().collect();
+        let mut order: Vec<_> = next.into_iter().collect();
         order.sort_by_key(|node| (*node != view.leader, !view.ready.contains(node), *node));
         return order.into_iter().take(wanted).collect();
     }
-    let mut next = kept.clone();
+    let zone = |node: &NodeId| state.members.get(node).and_then(|member| member.zone.as_deref());
+    let may_vote = |node: &NodeId| state.members.get(node).is_some_and(|member| member.role.votes());
     while next.len() < wanted {
-        let zone = |node: &NodeId| state.members.get(node).and_then(|member| member.zone.as_deref());
         let zones: BTreeSet<_> = next.iter().filter_map(zone).collect();
-        let free = view.ready.iter().filter(|node| may_vote(node) && !next.contains(node));
+        let free = view.ready.iter().filter(|node| may_vote(node) && !state.is_going(**node) && !next.contains(node));
         let best = free.min_by_key(|node| {
             let repeated = zone(node).is_some_and(|zone| zones.contains(zone));
             (repeated, state.members.get(node).map(|member| member.joined_at), **node)
         });
-        match best.copied() {
-            Some(node) => next.insert(node),
-            None if kept.len() == voters.len() => return kept,
-            None => break,
-        };
+        let Some(node) = best.copied() else { break };
+        next.insert(node);
     }
     next
 }
@@ -164,7 +175,9 @@ pub(super) async fn keep(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::member::{Member, Role};
+    use crate::base::id::{Incarnation, SiloId};
+    use crate::cluster::state::member::{Duty, Member, Role};
+    use crate::cluster::state::silo::{SiloInfo, SiloState};
 
     fn node(index: u8) -> NodeId {
         NodeId([index; 32])
@@ -184,6 +197,7 @@ mod tests {
             zone: zone.map(str::to_owned),
             joined_at: u64::from(index),
             invitation: None,
+            duty: Duty::Stores,
         };
         let members = members.iter().map(|(index, role, zone)| (node(*index), member(*index, *role, *zone))).collect();
         ClusterState { members, ..ClusterState::default() }
@@ -223,27 +237,59 @@ mod tests {
             (0, Role::Storage, Some("a")),
             (1, Role::Storage, Some("a")),
             (2, Role::Storage, Some("b")),
-            (3, Role::Storage, Some("b")),
-            (4, Role::Storage, Some("c")),
+            (3, Role::Storage, Some("c")),
         ]);
-        let known = view(nodes([0]), nodes([0, 1, 2, 3, 4]));
-        assert_eq!(plan(&zones, &known), Some(Step::Vote(nodes([0, 2, 4]))));
+        let known = view(nodes([0]), nodes([0, 1, 2, 3]));
+        assert_eq!(plan(&zones, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+    }
+
+    #[test]
+    fn a_voter_that_is_lost_or_to_go_is_replaced_once_another_can_take_its_place() {
+        let mut four = state(&[0, 1, 2, 3].map(|index| (index, Role::Storage, None)));
+        let mut known = view(nodes([0, 1, 2]), nodes([0, 1, 2, 3]));
+        assert_eq!(plan(&four, &known), None);
+        for duty in [Duty::Drains, Duty::Leaves] {
+            four.members.get_mut(&node(1)).unwrap().duty = duty;
+            known.ready = nodes([0, 2, 3]);
+            assert_eq!(plan(&four, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+            known.ready = nodes([0, 2]);
+            assert_eq!(plan(&four, &known), None);
+        }
+        four.members.get_mut(&node(1)).unwrap().duty = Duty::Stores;
+        let silo = |state| SiloInfo { node: node(1), capacity_bytes: 1, incarnation: Incarnation(1), state };
+        four.silos.insert(SiloId([1; 16]), silo(SiloState::Down));
+        known.ready = nodes([0, 2, 3]);
+        assert_eq!(plan(&four, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+        four.silos.insert(SiloId([2; 16]), silo(SiloState::InService));
+        assert_eq!(plan(&four, &known), None);
+    }
+
+    #[test]
+    fn two_nodes_and_a_witness_vote() {
+        let two = state(&[(0, Role::Storage, None), (1, Role::Storage, None), (2, Role::Witness, None)]);
+        assert_eq!(plan(&two, &view(nodes([0]), nodes([0, 1, 2]))), Some(Step::Vote(nodes([0, 1, 2]))));
     }
 
     #[test]
     fn a_voter_that_left_is_replaced_or_the_number_shrinks() {
-        let five = state(&[
+        let four = state(&[
             (0, Role::Storage, None),
             (2, Role::Storage, None),
             (3, Role::Storage, None),
             (4, Role::Storage, None),
         ]);
         let known = view(nodes([0, 1, 2]), nodes([0, 1, 2, 3, 4]));
-        assert_eq!(plan(&five, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+        assert_eq!(plan(&four, &known), Some(Step::Vote(nodes([0, 2, 3]))));
         let replaced = view(nodes([0, 2, 3]), nodes([0, 1, 2, 3, 4]));
-        assert_eq!(plan(&five, &replaced), Some(Step::Forget(nodes([1]))));
+        assert_eq!(plan(&four, &replaced), Some(Step::Forget(nodes([1]))));
         let two = state(&[(0, Role::Storage, None), (2, Role::Storage, None)]);
         assert_eq!(plan(&two, &view(nodes([0, 1, 2]), nodes([0, 1, 2]))), Some(Step::Vote(nodes([0]))));
+        let only = |count: u8| [0, 1, 2, 3, 4].map(|index| (index, Role::Storage, None)).into_iter().take(count.into());
+        let five = state(&only(5).collect::<Vec<_>>());
+        let mut ready = view(nodes([0, 1, 2]), nodes([0, 1, 2, 3, 4]));
+        assert_eq!(plan(&five, &ready), Some(Step::Vote(nodes([0, 1, 2, 3, 4]))));
+        ready.ready = nodes([0, 1, 2, 3]);
+        assert_eq!(plan(&five, &ready), None);
         // The leader itself left.
         let others = state(&[(1, Role::Storage, None), (2, Role::Storage, None)]);
         assert_eq!(plan(&others, &view(nodes([0]), nodes([0, 1, 2]))), Some(Step::Vote(nodes([1]))));

@@ -34,6 +34,7 @@ mod log_store;
 mod machine;
 mod membership;
 mod network;
+pub mod recovery;
 pub(crate) mod runtime;
 mod session;
 mod status;

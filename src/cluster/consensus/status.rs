@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::base::id::NodeId;
 use crate::cluster::consensus::machine::Machine;
+use crate::cluster::consensus::recovery::generation;
 use crate::cluster::consensus::runtime::{self, Instant};
 use crate::cluster::consensus::types::{Metrics, Types};
 
@@ -20,6 +21,8 @@ pub struct GroupStatus {
     /// The leader, if it was heard lately and a majority hears it.
     pub leader: Option<NodeId>,
     pub term: u64,
+    /// How often the network was recovered, as far as this member knows.
+    pub generation: u64,
     /// Those who vote; while that changes, those who did until now.
     pub voters: BTreeSet<NodeId>,
     /// Members that are told of everything but do not vote.
@@ -60,6 +63,7 @@ fn status(metrics: &Metrics, heard: Option<Instant>, applied: u64, stale: Durati
     let status = GroupStatus {
         leader: metrics.current_leader.filter(|_| has_quorum),
         term: metrics.current_term,
+        generation: generation(metrics.current_term),
         voters,
         learners,
         applied,

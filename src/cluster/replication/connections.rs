@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -43,9 +44,14 @@ struct Standing {
 /// The connections of one writer.
 pub struct Connections {
     node: NodeId,
+    silos: Silos,
+    network: Arc<dyn Network>,
+    incoming: mpsc::UnboundedSender<Incoming>,
     links: BTreeMap<SiloId, Link>,
     standing: BTreeMap<NodeId, Standing>,
-    tasks: Vec<JoinHandle<()>>,
+    /// By node, what keeps a connection to it.
+    tasks: BTreeMap<NodeId, JoinHandle<()>>,
+    next: Arc<AtomicU64>,
 }
 
 /// The number that messages of local silos come under.
@@ -60,34 +66,56 @@ impl Connections {
         network: Arc<dyn Network>,
         incoming: mpsc::UnboundedSender<Incoming>,
     ) -> Connections {
-        let mut links = BTreeMap::new();
-        let mut remote: Vec<NodeId> = Vec::new();
-        let mut waiting = Vec::new();
+        let mut connections = Connections {
+            node,
+            silos,
+            network,
+            incoming,
+            links: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            next: Arc::new(AtomicU64::new(LOCAL + 1)),
+        };
         for (silo, at) in nodes {
-            if *at == node {
-                waiting.push(*silo);
-                continue;
-            }
-            links.insert(*silo, Link::Remote { node: *at });
-            if !remote.contains(at) {
-                remote.push(*at);
+            connections.add(*silo, *at);
+        }
+        connections
+    }
+
+    /// Connects to one more silo; whether it can be talked to at once.
+    pub fn add(&mut self, silo: SiloId, node: NodeId) -> bool {
+        match self.links.get(&silo) {
+            Some(Link::Local { .. }) => return true,
+            Some(Link::Remote { node }) => return self.standing.contains_key(node),
+            None => {}
+        }
+        if node != self.node {
+            self.links.insert(silo, Link::Remote { node });
+            self.tasks.entry(node).or_insert_with(|| {
+                let (network, incoming) = (self.network.clone(), self.incoming.clone());
+                tokio::spawn(keep_connected(node, network, incoming, self.next.clone()))
+            });
+            return self.standing.contains_key(&node);
+        }
+        let Some(handle) = self.silos.get(silo) else { return false };
+        let incoming = self.incoming.clone();
+        let session = handle.open(Arc::new(move |message| {
+            // The driver may have ended; then nobody waits.
+            let _ = incoming.send(Incoming::Message { connection: LOCAL, message });
+        }));
+        self.links.insert(silo, Link::Local { session });
+        true
+    }
+
+    /// Lets go of a silo, and of the connection to its node unless others are there.
+    pub fn remove(&mut self, silo: SiloId) {
+        let Some(Link::Remote { node }) = self.links.remove(&silo) else { return };
+        if self.silos_of(node).is_empty() {
+            self.standing.remove(&node);
+            if let Some(task) = self.tasks.remove(&node) {
+                task.abort();
             }
         }
-        for silo in waiting {
-            let Some(handle) = silos.get(silo) else { continue };
-            let sink_incoming = incoming.clone();
-            let session = handle.open(Arc::new(move |message| {
-                // The driver may have ended; then nobody waits.
-                let _ = sink_incoming.send(Incoming::Message { connection: LOCAL, message });
-            }));
-            links.insert(silo, Link::Local { session });
-        }
-        let next = Arc::new(std::sync::atomic::AtomicU64::new(LOCAL + 1));
-        let tasks = remote
-            .into_iter()
-            .map(|to| tokio::spawn(keep_connected(to, network.clone(), incoming.clone(), next.clone())))
-            .collect();
-        Connections { node, links, standing: BTreeMap::new(), tasks }
     }
 
     /// The silos of this node, reachable from the start.
@@ -156,7 +184,7 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.values() {
             task.abort();
         }
     }
@@ -167,14 +195,14 @@ async fn keep_connected(
     to: NodeId,
     network: Arc<dyn Network>,
     incoming: mpsc::UnboundedSender<Incoming>,
-    next: Arc<std::sync::atomic::AtomicU64>,
+    next: Arc<AtomicU64>,
 ) {
     let mut wait = RECONNECT_AFTER;
     loop {
         match network.connect(to, Purpose::Data).await {
             Ok(mut channel) => {
                 wait = RECONNECT_AFTER;
-                let id = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let id = next.fetch_add(1, Ordering::Relaxed);
                 let connection = NewConnection { id, node: to, sender: channel.sender };
                 if incoming.send(Incoming::Connected(connection)).is_err() {
                     return;

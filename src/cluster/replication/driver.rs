@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::base::clock::Moment;
-use crate::base::id::{Epoch, Incarnation, NodeId, SiloId};
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, NodeId, SiloId, SlotIndex};
 use crate::cluster::replication::connections::{Connections, Incoming};
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::service::Silos;
+use crate::cluster::replication::writer::reconfigure::Proposal;
 use crate::cluster::replication::writer::report::Report;
 use crate::cluster::replication::writer::{Output, Phase, Request, RequestError, Response, Writer, WriterOptions};
 use crate::cluster::state::ClusterState;
@@ -44,12 +45,33 @@ pub enum Life {
     Released,
 }
 
+/// What the cluster state is to be asked for; whoever asks tells [`DriverHandle::proposal_ended`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    pub slot: SlotIndex,
+    pub config: ConfigNumber,
+    /// Those that the slot has until then.
+    pub before: Vec<SiloId>,
+    pub silos: Vec<SiloId>,
+}
+
+/// A silo that a slot is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub silo: SiloId,
+    pub node: NodeId,
+    /// The last one that the cluster state knows.
+    pub incarnation: Incarnation,
+}
+
 enum Input {
     Request(Request, Answer),
     Report(oneshot::Sender<Report>),
     Fence(Epoch),
     RetainedBytesMax(usize),
     Confirmed(Vec<(SiloId, Incarnation)>),
+    Reconfigure(SlotIndex, Vec<Target>),
+    ProposalEnded(SlotIndex, Proposal),
     Release,
 }
 
@@ -68,14 +90,22 @@ impl DriverHandle {
         nodes: &BTreeMap<SiloId, NodeId>,
         silos: Silos,
         network: Arc<dyn Network>,
+        proposals: mpsc::UnboundedSender<Proposed>,
     ) -> DriverHandle {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let (life, life_watch) = watch::channel(Life::Recovering);
         let (incoming, messages) = mpsc::unbounded_channel();
         let connections = Connections::new(options.node, nodes, silos, network, incoming);
         let writer = Writer::new(options, Moment::now());
-        let driver =
-            Driver { writer, connections, answers: HashMap::new(), next_request: 0, life, releasing_since: None };
+        let driver = Driver {
+            writer,
+            connections,
+            answers: HashMap::new(),
+            next_request: 0,
+            life,
+            releasing_since: None,
+            proposals,
+        };
         tokio::spawn(driver.run(receiver, messages));
         DriverHandle { inputs, life: life_watch }
     }
@@ -128,6 +158,18 @@ impl DriverHandle {
         let _ = self.inputs.send(Input::Fence(epoch));
     }
 
+    /// The slot is to have these silos from now on: they are brought up to date, and then take the place of those it has.
+    pub fn reconfigure(&self, slot: SlotIndex, target: Vec<Target>) {
+        // A writer that has ended changes nothing.
+        let _ = self.inputs.send(Input::Reconfigure(slot, target));
+    }
+
+    /// What became of a proposal.
+    pub fn proposal_ended(&self, slot: SlotIndex, proposal: Proposal) {
+        // A writer that has ended needs no answer.
+        let _ = self.inputs.send(Input::ProposalEnded(slot, proposal));
+    }
+
     /// Lets the lease go, without flushing. [`Life::Released`] says when it is done.
     pub fn release(&self) {
         // A writer that has ended holds no lease.
@@ -146,6 +188,7 @@ struct Driver {
     next_request: RequestId,
     life: watch::Sender<Life>,
     releasing_since: Option<Moment>,
+    proposals: mpsc::UnboundedSender<Proposed>,
 }
 
 impl Driver {
@@ -232,9 +275,22 @@ impl Driver {
                     self.writer.confirmed(silo, incarnation);
                 }
             }
+            Input::Reconfigure(slot, target) => self.reconfigure(now, slot, &target),
+            Input::ProposalEnded(slot, proposal) => self.writer.proposal_ended(now, slot, proposal),
             Input::Release => {
                 self.releasing_since.get_or_insert(now);
                 self.writer.release();
+            }
+        }
+    }
+
+    fn reconfigure(&mut self, now: Moment, slot: SlotIndex, target: &[Target]) {
+        let silos = target.iter().map(|target| target.silo).collect();
+        let known: Vec<(SiloId, Incarnation)> = target.iter().map(|target| (target.silo, target.incarnation)).collect();
+        for silo in self.writer.reconfigure(now, slot, silos, &known) {
+            let node = target.iter().find(|target| target.silo == silo).map(|target| target.node);
+            if node.is_some_and(|node| self.connections.add(silo, node)) {
+                self.writer.connected(now, silo);
             }
         }
     }
@@ -270,6 +326,16 @@ impl Driver {
                     }
                     Output::Released => {
                         self.life.send_replace(Life::Released);
+                    }
+                    Output::Reconfigure { slot, config, before, silos } => {
+                        // Without anybody left to ask, both majorities stay.
+                        let _ = self.proposals.send(Proposed { slot, config, before, silos });
+                    }
+                    // It may be wanted again by now.
+                    Output::Disconnect(silo) => {
+                        if !self.writer.silos().any(|wanted| wanted == silo) {
+                            self.connections.remove(silo);
+                        }
                     }
                 }
             }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::base::clock::Moment;
-use crate::base::id::{Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, NodeId, Seq, SiloId, SlotKey, VolumeId};
 use crate::base::mutant::{Mutant, on};
 use crate::base::record::Record;
 use crate::cluster::replication::acceptor::slot::Slot;
@@ -125,7 +125,9 @@ impl Keeper {
 
     /// Whether the silo has room for new writes beside what it keeps for those that are sequenced already (rule 6).
     pub fn room(&self) -> Room {
-        let volumes: BTreeSet<VolumeId> = self.acceptor.slots().map(|(key, _)| key.volume).collect();
+        // Of those that it has left it keeps the promise, and no room.
+        let held = self.acceptor.slots().filter(|(_, slot)| !slot.is_vacant());
+        let volumes: BTreeSet<VolumeId> = held.map(|(key, _)| key.volume).collect();
         let promised = volumes.len().max(1) as u64 * RESERVE_BYTES_A_VOLUME;
         if self.silo.takes_writes(promised) {
             return Room::AMPLE;
@@ -223,6 +225,23 @@ impl Keeper {
             Ok(()) => {}
             Err(StoreError::NoSpace) => drop(self.forgetting.insert(volume)),
             Err(error) => self.fault(&error, &mut outcome),
+        }
+        outcome
+    }
+
+    /// What the cluster state says of slots that this silo is none of.
+    pub fn left(&mut self, slots: &[(SlotKey, Epoch, ConfigNumber)]) -> Outcome {
+        let mut outcome = Outcome::default();
+        for (key, epoch, config) in slots {
+            let kept = self.acceptor.keep(key.volume);
+            let mut effects = Vec::new();
+            self.acceptor.left(*key, *epoch, *config, &mut effects);
+            match self.try_all(&mut effects, &mut outcome) {
+                Ok(()) => {}
+                // What cannot be let go now is let go when the cluster state changes again.
+                Err(StoreError::NoSpace) => self.restore(key.volume, kept),
+                Err(error) => self.fault(&error, &mut outcome),
+            }
         }
         outcome
     }
@@ -453,7 +472,9 @@ fn asks(message: &ToSilo) -> Asks {
         | Request::CatchUp { .. }
         | Request::Transfer { .. }
         | Request::Adopt { .. }
-        | Request::Repair { .. } => Asks::Change,
+        | Request::Repair { .. }
+        | Request::Configure { .. }
+        | Request::Dismiss { .. } => Asks::Change,
     }
 }
 
@@ -574,6 +595,7 @@ fn change_to_store(change: Change) -> commit::Change {
         Change::Keep => commit::Change::Keep,
         Change::Adopt { base } => commit::Change::Adopt { base },
         Change::Revert { vote } => commit::Change::Revert { vote },
+        Change::Vacate => commit::Change::Vacate,
         Change::Forget => commit::Change::Forget,
     }
 }

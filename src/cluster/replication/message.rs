@@ -179,6 +179,20 @@ pub enum Request {
         block: u64,
         stamp: Stamp,
     },
+    /// The slot's silos are these now, and its configuration has this number.
+    Configure {
+        slot: SlotIndex,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        config: ConfigNumber,
+        silos: Vec<SiloId>,
+    },
+    /// The silo is none of the slot's, and is not to become one: it may forget what it holds, but for its promise.
+    Dismiss {
+        slot: SlotIndex,
+        epoch: Epoch,
+        incarnation: Incarnation,
+    },
 }
 
 /// What the writer knows of a slot and tells its silos.

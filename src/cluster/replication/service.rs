@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::clock::{Moment, wall_seconds};
-use crate::base::id::{NodeId, SiloId, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, NodeId, SiloId, SlotKey, VolumeId};
 use crate::cluster::replication::acceptor::Session;
 use crate::cluster::replication::keeper::{self, Keeper};
 use crate::cluster::replication::message::{FromSilo, Refusal, ToSilo};
@@ -210,6 +210,11 @@ impl SiloHandle {
     /// The volume was deleted.
     pub fn forget(&self, volume: VolumeId) {
         self.send(Input::Forget(volume));
+    }
+
+    /// What the cluster state says of slots that this silo is none of: it lets go of them, unless it is to become one.
+    pub fn left(&self, slots: Vec<(SlotKey, Epoch, ConfigNumber)>) {
+        self.send(Input::Left(slots));
     }
 
     /// Asks for a scrub of a volume, unless one is under way.

@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::base::clock::Moment;
-use crate::base::id::{NodeId, Seq, SlotKey, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, NodeId, Seq, SlotKey, VolumeId};
 use crate::cluster::replication::acceptor::Session;
 use crate::cluster::replication::keeper::{self, Keeper, Outcome};
 use crate::cluster::replication::message::{Answer, FromSilo, Request, ToSilo};
@@ -55,6 +55,8 @@ pub enum Input {
     Confirmed,
     Retire(String),
     Forget(VolumeId),
+    /// The volume's epoch and the configuration of slots that this silo is none of.
+    Left(Vec<(SlotKey, Epoch, ConfigNumber)>),
     Inspect(Box<dyn FnOnce(&Keeper) + Send>),
     Stop,
 }
@@ -208,6 +210,11 @@ impl Worker {
                 let outcome = self.keeper.forget(volume);
                 self.dispatch(outcome);
                 // What it held returns to the disk at once.
+                self.ask_for(Chore::Checkpoint);
+            }
+            Input::Left(slots) => {
+                let outcome = self.keeper.left(&slots);
+                self.dispatch(outcome);
                 self.ask_for(Chore::Checkpoint);
             }
             Input::Inspect(ask) => ask(&self.keeper),

@@ -7,8 +7,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::base::address::Address;
-use crate::base::id::{Epoch, Incarnation, InvitationId, NetworkId, NodeId, SiloId, VolumeId};
-use crate::cluster::state::member::Role;
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
+use crate::cluster::state::level::Level;
+use crate::cluster::state::member::{Duty, Role};
 use crate::cluster::state::silo::SiloState;
 use crate::cluster::state::volume::Policy;
 
@@ -53,6 +54,47 @@ pub enum Command {
         volume: VolumeId,
         at: u64,
     },
+    Reconfigure(Reconfiguration),
+    /// Grants the next epoch of a volume that nobody is attached to, for work on its slots (rule 19).
+    Maintain {
+        volume: VolumeId,
+        node: NodeId,
+        at: u64,
+    },
+    /// Whether a node's silos hold copies.
+    SetDuty {
+        node: NodeId,
+        duty: Duty,
+    },
+    /// Whether a member that may store does, or is a witness.
+    SetRole {
+        node: NodeId,
+        role: Role,
+    },
+    /// How many copies a volume is to have.
+    SetReplicas {
+        volume: VolumeId,
+        replicas: u8,
+    },
+    /// All members understand this much.
+    Raise {
+        level: Level,
+    },
+    /// After how long a silo that nobody reaches is replaced, in milliseconds.
+    SetDownAfter {
+        down_after_ms: u64,
+    },
+}
+
+/// A slot gets other silos: taken only in the epoch and from the configuration that it was worked out in, which is a majority
+/// of the new silos' word that nothing is lost by it (rule 18). Accepted again once it is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconfiguration {
+    pub volume: VolumeId,
+    pub slot: SlotIndex,
+    pub epoch: Epoch,
+    pub config: ConfigNumber,
+    pub silos: Vec<SiloId>,
 }
 
 /// The founding of a network by its first node.
@@ -160,6 +202,9 @@ pub enum Outcome {
     Granted {
         epoch: Epoch,
     },
+    Reconfigured {
+        config: ConfigNumber,
+    },
 }
 
 impl fmt::Display for Command {
@@ -178,6 +223,17 @@ impl fmt::Display for Command {
             Command::CloseExport { volume, epoch } => write!(f, "close export of {} {epoch}", volume.short()),
             Command::Detach { volume, epoch } => write!(f, "detach of {} {epoch}", volume.short()),
             Command::DeleteVolume { volume, .. } => write!(f, "delete of volume {}", volume.short()),
+            Command::Reconfigure(Reconfiguration { volume, slot, config, .. }) => {
+                write!(f, "change of the silos of {} slot {slot} from configuration {config}", volume.short())
+            }
+            Command::Maintain { volume, node, .. } => {
+                write!(f, "maintenance of {} by {}", volume.short(), node.short())
+            }
+            Command::SetDuty { node, duty } => write!(f, "duty of {}: {duty:?}", node.short()),
+            Command::SetRole { node, role } => write!(f, "role of {}: {role:?}", node.short()),
+            Command::SetReplicas { volume, replicas } => write!(f, "{replicas} copies of {}", volume.short()),
+            Command::Raise { level } => write!(f, "level {}", level.0),
+            Command::SetDownAfter { down_after_ms } => write!(f, "down after {down_after_ms} ms"),
         }
     }
 }

@@ -1,11 +1,16 @@
 //! The network's members: how they come in, where they are reached, how they go.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::address::Address;
-use crate::base::id::{InvitationId, NodeId};
+use crate::base::id::{InvitationId, NodeId, SiloId};
 use crate::cluster::state::command::{Announcement, Genesis, Join, NewMember, Outcome};
 use crate::cluster::state::refusal::Refusal;
+use crate::cluster::state::silo::SiloState;
+use crate::cluster::state::volume::Volume;
 use crate::cluster::state::{ClusterState, Network};
 
 /// How long the uses of an expired invitation are remembered, in seconds: clocks differ.
@@ -21,13 +26,34 @@ pub enum Role {
     Client,
     /// A storage node that may also invite others.
     Admin,
+    /// Votes in the cluster group, and gives no silos.
+    Witness,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Storage => "storage node",
+            Role::Client => "client",
+            Role::Admin => "admin",
+            Role::Witness => "witness",
+        })
+    }
 }
 
 impl Role {
-    /// Whether the node may contribute silos, and so be a voter of the cluster group.
+    /// Whether the node may contribute silos.
     pub fn holds_data(self) -> bool {
         match self {
             Role::Storage | Role::Admin => true,
+            Role::Client | Role::Witness => false,
+        }
+    }
+
+    /// Whether the node may vote in the cluster group.
+    pub fn votes(self) -> bool {
+        match self {
+            Role::Storage | Role::Admin | Role::Witness => true,
             Role::Client => false,
         }
     }
@@ -49,6 +75,20 @@ pub struct Member {
     pub joined_at: u64,
     /// The invitation it last joined by; `None` for the founder.
     pub invitation: Option<InvitationId>,
+    pub duty: Duty,
+}
+
+/// Whether a node's silos hold copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Duty {
+    /// They get their share.
+    #[default]
+    Stores,
+    /// What they have goes elsewhere, and they get nothing.
+    Drains,
+    /// The same; it will not come back, and leaves the network once they have nothing.
+    Leaves,
 }
 
 /// How often an invitation was used.
@@ -62,7 +102,8 @@ pub struct InvitationUse {
 impl Member {
     fn new(new: NewMember, joined_at: u64, invitation: Option<InvitationId>) -> Self {
         let NewMember { name, role, passport, data_addresses, discovery_addresses, zone } = new;
-        Self { name, role, passport, data_addresses, discovery_addresses, zone, joined_at, invitation }
+        let duty = Duty::Stores;
+        Self { name, role, passport, data_addresses, discovery_addresses, zone, joined_at, invitation, duty }
     }
 }
 
@@ -110,7 +151,9 @@ impl ClusterState {
         let passport = join.member.passport.clone();
         self.invitations.retain(|_, used| used.expires_at.saturating_add(INVITATION_KEPT_SECONDS) >= join.at);
         self.invitations.insert(invitation.id, InvitationUse { uses: uses + 1, expires_at: invitation.expires_at });
-        self.members.insert(join.node, Member::new(join.member, joined_at, Some(invitation.id)));
+        let duty = known.map_or(Duty::Stores, |member| member.duty);
+        let member = Member { duty, ..Member::new(join.member, joined_at, Some(invitation.id)) };
+        self.members.insert(join.node, member);
         Ok(Outcome::Joined { passport })
     }
 
@@ -122,6 +165,86 @@ impl ClusterState {
         member.discovery_addresses = announcement.discovery_addresses;
         member.zone = announcement.zone;
         Ok(Outcome::Done)
+    }
+
+    /// Whether a node is to go, or all of its silos are lost: what it does is for others to do.
+    pub fn is_going(&self, node: NodeId) -> bool {
+        let mut silos = self.silos.values().filter(|silo| silo.node == node).peekable();
+        let is_lost = silos.peek().is_some() && silos.all(|silo| silo.state == SiloState::Down);
+        is_lost || self.members.get(&node).is_none_or(|member| member.duty != Duty::Stores)
+    }
+
+    /// Copies of slots that lie on a node.
+    pub fn copies_on(&self, node: NodeId) -> u32 {
+        let silos = self.volumes.values().flat_map(|volume| volume.slots.iter().flat_map(|slot| &slot.silos));
+        silos.filter(|silo| self.silos.get(silo).is_some_and(|info| info.node == node)).count() as u32
+    }
+
+    /// Whether a node has copies, or a volume attached.
+    pub fn holds_anything(&self, node: NodeId) -> bool {
+        let is_attached = |volume: &Volume| volume.attachment.as_ref().is_some_and(|held| held.node == node);
+        self.copies_on(node) > 0 || self.volumes.values().any(is_attached)
+    }
+
+    /// A node that may store becomes a witness, and the other way round: what a client's passport allows is neither.
+    pub(super) fn set_role(&mut self, node: NodeId, role: Role) -> Result<Outcome, Refusal> {
+        let member = self.members.get(&node).ok_or(Refusal::NoSuchNode { node })?;
+        if !member.role.votes() || !role.votes() {
+            return Err(Refusal::RoleGivesNoSilos { node: self.node_label(node) });
+        }
+        if role == Role::Witness {
+            if self.copies_on(node) > 0 {
+                return Err(Refusal::HoldsSilos { node: self.node_label(node) });
+            }
+            self.silos.retain(|_, silo| silo.node != node);
+        }
+        self.members.entry(node).and_modify(|member| member.role = role);
+        Ok(Outcome::Done)
+    }
+
+    /// Refused where the copies could not go elsewhere for want of nodes: then there would be fewer than the policy says.
+    pub(super) fn set_duty(&mut self, node: NodeId, duty: Duty) -> Result<Outcome, Refusal> {
+        let member = self.members.get(&node).ok_or(Refusal::NoSuchNode { node })?;
+        if member.duty == duty {
+            return Ok(Outcome::Done);
+        }
+        if member.duty == Duty::Stores {
+            if self.members.len() == 1 {
+                return Err(Refusal::LastMember);
+            }
+            self.check_room_without(node)?;
+        }
+        if duty == Duty::Leaves {
+            // Whoever attaches gets a higher epoch, and waits out the lease.
+            for volume in self.volumes.values_mut() {
+                volume.attachment.take_if(|attachment| attachment.node == node);
+            }
+        }
+        self.members.entry(node).and_modify(|member| member.duty = duty);
+        Ok(Outcome::Done)
+    }
+
+    /// Whether the slots that have copies on this node, or on one that is to go too, find as many nodes without it.
+    fn check_room_without(&self, node: NodeId) -> Result<(), Refusal> {
+        let candidates = self.placement_candidates();
+        let stays: BTreeSet<SiloId> =
+            candidates.iter().filter(|silo| silo.node != node).map(|silo| silo.silo).collect();
+        let others: BTreeSet<NodeId> = candidates.iter().map(|silo| silo.node).filter(|other| *other != node).collect();
+        let nodes = others.len();
+        let is_to_go = |silo: &SiloId| !stays.contains(silo);
+        let is_concerned = |volume: &&Volume| volume.slots.iter().any(|slot| slot.silos.iter().any(is_to_go));
+        for volume in self.volumes.values().filter(is_concerned) {
+            if nodes < usize::from(volume.policy.replicas) {
+                let (volume, replicas) = (volume.name.clone(), volume.policy.replicas);
+                return Err(Refusal::NoRoomElsewhere {
+                    node: self.node_label(node),
+                    volume,
+                    replicas,
+                    nodes: nodes as u32,
+                });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn leave(&mut self, node: NodeId, at: u64) -> Result<Outcome, Refusal> {

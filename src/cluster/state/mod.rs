@@ -8,26 +8,32 @@
 //! What a silo holds and how far it got is not here: that is the replication's business, off this path. The state only
 //! says who may write (the epoch) and where the slots lie (the configuration).
 //!
-//! Stored and sent states carry a version ([`ClusterState::encode`]), so that a later Infinit reads an older one.
+//! Stored and sent states carry a version (`stored`), so that a later Infinit reads an older one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::id::{InvitationId, NetworkId, NodeId, SiloId, VolumeId};
 
 pub mod command;
+pub mod level;
 pub mod member;
+pub mod plan;
+pub mod reconfiguration;
 pub mod refusal;
+pub mod settings;
 pub mod silo;
+mod stored;
 #[cfg(test)]
 mod tests;
 pub mod volume;
 
 use crate::cluster::state::command::{Command, Outcome};
+use crate::cluster::state::level::Level;
 use crate::cluster::state::member::{InvitationUse, Member};
 use crate::cluster::state::refusal::Refusal;
+use crate::cluster::state::settings::Settings;
 use crate::cluster::state::silo::SiloInfo;
 use crate::cluster::state::volume::Volume;
 
@@ -53,36 +59,15 @@ pub struct ClusterState {
     pub volumes: BTreeMap<VolumeId, Volume>,
     /// Volumes that were deleted, and when: a silo that holds data of one may forget it. 24 bytes each, for ever.
     pub deleted: BTreeMap<VolumeId, u64>,
+    pub settings: Settings,
+    /// What all members understand.
+    pub level: Level,
 }
-
-/// The versions of a stored state. New versions are added at the end; old ones stay and are converted when read.
-#[derive(Deserialize)]
-enum Versioned {
-    /// The first.
-    V1(ClusterState),
-}
-
-/// The same, borrowed, for writing the newest version.
-#[derive(Serialize)]
-enum VersionedRef<'a> {
-    V1(&'a ClusterState),
-}
-
-/// Bytes that are no cluster state, or one of a newer Infinit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadState;
-
-impl fmt::Display for BadState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the cluster state is damaged or was written by a newer Infinit")
-    }
-}
-
-impl std::error::Error for BadState {}
 
 impl ClusterState {
     /// Applies a command. On a refusal nothing has changed.
     pub fn apply(&mut self, command: Command) -> Result<Outcome, Refusal> {
+        self.check_level(&command)?;
         match command {
             Command::Genesis(genesis) => self.genesis(genesis),
             Command::Join(join) => self.join(join),
@@ -95,6 +80,13 @@ impl ClusterState {
             Command::CloseExport { volume, epoch } => self.close_export(volume, epoch),
             Command::Detach { volume, epoch } => self.detach(volume, epoch),
             Command::DeleteVolume { volume, at } => self.delete_volume(volume, at),
+            Command::Reconfigure(reconfiguration) => self.reconfigure(reconfiguration),
+            Command::Maintain { volume, node, .. } => self.maintain(volume, node),
+            Command::SetDuty { node, duty } => self.set_duty(node, duty),
+            Command::SetRole { node, role } => self.set_role(node, role),
+            Command::SetReplicas { volume, replicas } => self.set_replicas(volume, replicas),
+            Command::Raise { level } => self.raise(level),
+            Command::SetDownAfter { down_after_ms } => self.set_down_after(down_after_ms),
         }
     }
 
@@ -113,20 +105,6 @@ impl ClusterState {
         match self.members.get(&node) {
             Some(member) if !member.name.is_empty() => member.name.clone(),
             _ => node.short(),
-        }
-    }
-
-    /// The state as stored in snapshots, with its version in front.
-    pub fn encode(&self) -> Vec<u8> {
-        // Serializing plain maps and integers into a growing vector has no way to fail.
-        postcard::to_stdvec(&VersionedRef::V1(self)).expect("a cluster state is always serializable")
-    }
-
-    /// Reads a state of this or an older version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, BadState> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((Versioned::V1(state), [])) => Ok(state),
-            Ok(_) | Err(_) => Err(BadState),
         }
     }
 

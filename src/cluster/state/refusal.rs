@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::rfc3339;
 use crate::base::error::{Fault, Kind};
-use crate::base::id::{Epoch, NodeId, SiloId, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::base::units::{Size, Span};
-use crate::cluster::state::volume::{LEASE_MS, VOLUME_NAME_BYTES_MAX};
+use crate::cluster::state::settings::DOWN_AFTER_MS;
+use crate::cluster::state::volume::{LEASE_MS, REPLICAS_MAX, VOLUME_NAME_BYTES_MAX};
 
 /// A command was refused and changed nothing. Lies in logs and snapshots: new reasons are added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +102,36 @@ pub enum Refusal {
     },
     /// A late repetition of a proposal whose proposer has its answer already.
     Superseded,
+    NoSuchSlot {
+        volume: String,
+        slot: SlotIndex,
+    },
+    /// The slot's silos have changed since.
+    StaleConfiguration {
+        volume: String,
+        slot: SlotIndex,
+        config: ConfigNumber,
+        current: ConfigNumber,
+    },
+    BadSilos {
+        silos: u32,
+    },
+    TwoOfANode {
+        node: String,
+    },
+    /// Without this node there are too few for the copies of a volume that it holds data of.
+    NoRoomElsewhere {
+        node: String,
+        volume: String,
+        replicas: u8,
+        /// Nodes that would be left to hold copies.
+        nodes: u32,
+    },
+    BadDownAfter {
+        down_after_ms: u64,
+    },
+    /// Some member runs an older version.
+    NotAllUnderstand,
 }
 
 impl Refusal {
@@ -110,11 +141,13 @@ impl Refusal {
             Refusal::BadName { .. }
             | Refusal::BadSize { .. }
             | Refusal::BadReplicas { .. }
+            | Refusal::BadDownAfter { .. }
             | Refusal::BadLease { .. } => Kind::Usage,
             Refusal::NoNetwork
             | Refusal::NoSuchNode { .. }
             | Refusal::NoSuchSilo { .. }
-            | Refusal::NoSuchVolume { .. } => Kind::NotFound,
+            | Refusal::NoSuchVolume { .. }
+            | Refusal::NoSuchSlot { .. } => Kind::NotFound,
             Refusal::NameTaken { .. }
             | Refusal::VolumeIdUsed { .. }
             | Refusal::Attached { .. }
@@ -129,8 +162,15 @@ impl Refusal {
             | Refusal::RoleGivesNoSilos { .. }
             | Refusal::ForeignSilo { .. }
             | Refusal::NotResumable { .. }
-            | Refusal::StaleEpoch { .. } => Kind::Refused,
-            Refusal::LastMember | Refusal::TooFewNodes { .. } | Refusal::Superseded => Kind::Failed,
+            | Refusal::StaleEpoch { .. }
+            | Refusal::StaleConfiguration { .. } => Kind::Refused,
+            Refusal::LastMember
+            | Refusal::TooFewNodes { .. }
+            | Refusal::NoRoomElsewhere { .. }
+            | Refusal::NotAllUnderstand
+            | Refusal::Superseded
+            | Refusal::BadSilos { .. }
+            | Refusal::TwoOfANode { .. } => Kind::Failed,
         }
     }
 
@@ -147,7 +187,13 @@ impl Refusal {
             Refusal::NodeAttached { volume, .. } | Refusal::DeleteAttached { volume, .. } => {
                 format!("infinit volume detach {volume}")
             }
-            Refusal::NodeHoldsSlots { volume, .. } => format!("infinit volume delete {volume}"),
+            Refusal::NodeHoldsSlots { node, .. } => format!("infinit node drain {node} --wait"),
+            Refusal::NoRoomElsewhere { volume, nodes, .. } => match copies_that_fit(*nodes) {
+                0 => "add a node with a silo".into(),
+                fit => format!("add a node, or: infinit volume set {volume} --replicas {fit}"),
+            },
+            Refusal::NotAllUnderstand => "see the versions: infinit node list".into(),
+            Refusal::BadDownAfter { .. } => "the default of --down-after 10m suits most".into(),
             Refusal::RoleGivesNoSilos { .. } => "infinit network invite --role storage".into(),
             Refusal::ForeignSilo { .. } => "give another, empty directory: infinit node run --silo DIR".into(),
             Refusal::BadSize { .. } => "write a size like --size 20GiB".into(),
@@ -168,6 +214,10 @@ impl Refusal {
             | Refusal::HoldsSilos { .. }
             | Refusal::VolumeIdUsed { .. }
             | Refusal::StaleEpoch { .. }
+            | Refusal::NoSuchSlot { .. }
+            | Refusal::StaleConfiguration { .. }
+            | Refusal::BadSilos { .. }
+            | Refusal::TwoOfANode { .. }
             | Refusal::Superseded => return None,
         })
     }
@@ -191,7 +241,9 @@ impl fmt::Display for Refusal {
             Refusal::LastMember => f.write_str("the last member cannot leave the network"),
             Refusal::NodeAttached { node, volume } => write!(f, "volume '{volume}' is attached to node {node}"),
             Refusal::NodeHoldsSlots { node, volume } => write!(f, "node {node} holds data of volume '{volume}'"),
-            Refusal::HoldsSilos { node } => write!(f, "node {node} has silos and cannot become a client"),
+            Refusal::HoldsSilos { node } => {
+                write!(f, "node {node} has silos and cannot become one that stores nothing")
+            }
             Refusal::RoleGivesNoSilos { node } => write!(f, "node {node} joined as a client and gives no silos"),
             Refusal::ForeignSilo { silo } => write!(
                 f,
@@ -208,7 +260,7 @@ impl fmt::Display for Refusal {
                 exact(*size_bytes)
             ),
             Refusal::BadReplicas { replicas } => {
-                write!(f, "{replicas} replicas are not possible: the number must be odd")
+                write!(f, "{replicas} replicas are not possible: it must be 1 to {REPLICAS_MAX}")
             }
             Refusal::BadLease { lease_ms } => write!(
                 f,
@@ -237,6 +289,33 @@ impl fmt::Display for Refusal {
                 write!(f, "volume '{volume}' is attached to node {host} and cannot be deleted")
             }
             Refusal::Superseded => f.write_str("the proposal is an old repetition"),
+            Refusal::NoSuchSlot { volume, slot } => write!(f, "volume '{volume}' has no slot {slot}"),
+            Refusal::StaleConfiguration { volume, slot, config, current } => write!(
+                f,
+                "slot {slot} of volume '{volume}' has moved on: this is of configuration {config}, the current one is {current}"
+            ),
+            Refusal::BadSilos { silos } => write!(f, "a slot cannot lie on {silos} silos"),
+            Refusal::TwoOfANode { node } => write!(f, "two copies would lie on node {node}"),
+            Refusal::NoRoomElsewhere { node, volume, replicas, nodes } => write!(
+                f,
+                "volume '{volume}' has {replicas} {}, and without node {node} there {} with a silo to hold them",
+                if *replicas == 1 { "copy" } else { "copies" },
+                match nodes {
+                    0 => "is no node".to_owned(),
+                    1 => "is 1 node".to_owned(),
+                    several => format!("are {several} nodes"),
+                }
+            ),
+            Refusal::NotAllUnderstand => {
+                f.write_str("a node of the network runs a version that does not know this yet")
+            }
+            Refusal::BadDownAfter { down_after_ms } => write!(
+                f,
+                "{} is no time after which a silo is replaced: from {} to {}",
+                Span(Duration::from_millis(*down_after_ms)),
+                Span(Duration::from_millis(*DOWN_AFTER_MS.start())),
+                Span(Duration::from_millis(*DOWN_AFTER_MS.end()))
+            ),
         }
     }
 }
@@ -249,9 +328,9 @@ fn term(lease_ms: u32) -> String {
     }
 }
 
-/// The largest odd number of copies that this many nodes can hold.
+/// The largest number of copies that this many nodes can hold.
 fn copies_that_fit(nodes: u32) -> u32 {
-    if nodes.is_multiple_of(2) { nodes.saturating_sub(1) } else { nodes }
+    nodes.min(REPLICAS_MAX.into())
 }
 
 /// A size that does not round what is wrong with it away.

@@ -14,6 +14,8 @@ pub enum SiloState {
     InService,
     /// Gets no new slots: its disk failed, or it is being emptied.
     Retired,
+    /// Nobody reached it for so long that its copies go elsewhere; in service again once it is reached.
+    Down,
 }
 
 /// One directory (disk) of a node.

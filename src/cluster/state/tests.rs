@@ -4,12 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::error::{Fault, Kind};
-use crate::base::id::{Epoch, Incarnation};
+use crate::base::id::{ConfigNumber, Epoch, Incarnation, SlotIndex};
 use crate::cluster::state::command::{
-    Announcement, AttachMode, Genesis, Invitation, Join, NewMember, SiloOpening, VolumeCreation,
+    Announcement, AttachMode, Genesis, Invitation, Join, NewMember, Reconfiguration, SiloOpening, VolumeCreation,
 };
-use crate::cluster::state::member::Role;
+use crate::cluster::state::level::Level;
+use crate::cluster::state::member::{Duty, Role};
+use crate::cluster::state::plan::Move;
 use crate::cluster::state::silo::SiloState;
+use crate::cluster::state::stored::BadState;
 use crate::cluster::state::volume::Policy;
 
 const GIB: u64 = 1 << 30;
@@ -85,6 +88,7 @@ fn cluster() -> ClusterState {
         open(1, 1, &[11]),
         open(2, 2, &[12]),
         create(0, "pg", 20 * GIB, 3),
+        Command::Raise { level: Level::OWN },
     ];
     for command in commands {
         state.apply(command).unwrap();
@@ -192,7 +196,7 @@ fn bad_volumes_are_refused_with_what_is_possible() {
         assert_eq!(fault.kind, Kind::Usage);
         assert!(!fault.message.contains('\n'));
     }
-    for replicas in [0, 2, 4] {
+    for replicas in [0, 8, 9] {
         assert_eq!(refused(&mut state, create(1, "v", GIB, replicas)), Refusal::BadReplicas { replicas });
     }
     let few = refused(&mut state, create(1, "v", GIB, 5));
@@ -286,7 +290,7 @@ fn a_stored_state_reads_back_and_damage_is_noticed() {
     let state = cluster();
     let bytes = state.encode();
     // The version stands in front.
-    assert_eq!(bytes[0], 0);
+    assert_eq!(bytes[0], 1);
     assert_eq!(ClusterState::decode(&bytes), Ok(state));
     assert_eq!(ClusterState::decode(&bytes[..bytes.len() - 1]), Err(BadState));
     assert_eq!(ClusterState::decode(&[9, 0, 0]), Err(BadState));
@@ -304,14 +308,29 @@ fn any_command() -> impl Strategy<Value = Command> {
     let size = prop::sample::select(vec![0, 4096, GIB, 100 * GIB, 65 << 40, 17]);
     prop_oneof![
         1 => Just(genesis()),
+        2 => Just(Command::Raise { level: Level::OWN }),
         3 => (0u8..5, 0u8..3, role, 0u64..1_200).prop_map(|(n, i, role, at)| join(n, i, role, at)),
         1 => (0u8..5).prop_map(|n| Command::Announce(Announcement {
             node: node(n), name: "renamed".into(), data_addresses: vec![], discovery_addresses: vec![], zone: None,
         })),
         1 => (0u8..5).prop_map(|n| Command::Leave { node: node(n), at: 3 }),
         3 => (0u8..5, 0u8..5, prop::collection::vec(0u64..4, 0..3)).prop_map(|(s, n, chain)| open(s, n, &chain)),
-        1 => (0u8..5, any::<bool>()).prop_map(|(s, on)| Command::SetSiloState {
-            silo: silo(s), state: if on { SiloState::InService } else { SiloState::Retired },
+        2 => (0u8..5, 0usize..3).prop_map(|(s, state)| Command::SetSiloState {
+            silo: silo(s), state: [SiloState::InService, SiloState::Retired, SiloState::Down][state],
+        }),
+        2 => (0u8..5, 0usize..3).prop_map(|(n, duty)| Command::SetDuty {
+            node: node(n), duty: [Duty::Stores, Duty::Drains, Duty::Leaves][duty],
+        }),
+        1 => (0u8..5, any::<bool>()).prop_map(|(n, witness)| Command::SetRole {
+            node: node(n), role: if witness { Role::Witness } else { Role::Storage },
+        }),
+        1 => (0u8..6, 0u8..6).prop_map(|(v, replicas)| Command::SetReplicas { volume: volume(v), replicas }),
+        2 => (0u8..6, 0u8..5).prop_map(|(v, n)| Command::Maintain { volume: volume(v), node: node(n), at: 4 }),
+        2 => (0u8..6, 0u64..6, 0u32..3, prop::collection::vec(0u8..5, 0..4)).prop_map(|(v, epoch, config, silos)| {
+            Command::Reconfigure(Reconfiguration {
+                volume: volume(v), slot: SlotIndex(0), epoch: Epoch(epoch), config: ConfigNumber(config),
+                silos: silos.into_iter().map(silo).collect(),
+            })
         }),
         4 => (0u8..6, name, size, 0u8..4).prop_map(|(v, name, size, replicas)| create(v, name, size, replicas)),
         6 => (0u8..6, 0u8..5, mode).prop_map(|(v, n, mode)| attach(v, n, mode)),
@@ -319,6 +338,23 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (0u8..6, epoch).prop_map(|(v, epoch)| Command::CloseExport { volume: volume(v), epoch }),
         1 => (0u8..6).prop_map(|v| Command::DeleteVolume { volume: volume(v), at: 3 }),
     ]
+}
+
+/// Every move is taken by the state, none gives up a copy that is wanted, and where all are made, none is left.
+fn follow_the_plan(mut state: ClusterState) -> Result<(), TestCaseError> {
+    for _ in 0..2 {
+        for (id, moves) in state.moves() {
+            for Move { slot, config, silos } in moves {
+                let volume = &state.volumes[&id];
+                let before = &volume.slots[slot.0 as usize].silos;
+                prop_assert!(silos.len() >= before.len().min(usize::from(volume.policy.replicas)));
+                let change = Reconfiguration { volume: id, slot, epoch: volume.epoch, config, silos };
+                state.apply(Command::Reconfigure(change)).unwrap();
+            }
+        }
+    }
+    prop_assert_eq!(state.moves(), BTreeMap::new());
+    Ok(())
 }
 
 proptest! {
@@ -345,13 +381,145 @@ proptest! {
                 };
                 prop_assert!(new.epoch >= old.epoch);
                 let regranted = new.attachment.as_ref().is_some_and(|a| a.epoch > old.epoch);
-                prop_assert_eq!(regranted, new.epoch > old.epoch);
+                prop_assert!(!regranted || new.epoch > old.epoch);
+                // For an attachment, or for work on a volume that has none.
+                prop_assert!(new.epoch == old.epoch || regranted || old.attachment.is_none() && new.attachment.is_none());
+                for (new, old) in new.slots.iter().zip(&old.slots) {
+                    prop_assert_eq!(new.silos != old.silos, new.config > old.config);
+                }
             }
             let names: std::collections::BTreeSet<_> = state.volumes.values().map(|v| &v.name).collect();
             prop_assert_eq!(names.len(), state.volumes.len());
             prop_assert!(state.silos.values().all(|silo| state.members.contains_key(&silo.node)));
             prop_assert!(state.volumes.keys().all(|id| !state.deleted.contains_key(id)));
+            let mut placed = state.volumes.values().flat_map(|volume| volume.slots.iter().flat_map(|slot| &slot.silos));
+            prop_assert!(placed.all(|silo| state.silos.contains_key(silo)));
         }
+        follow_the_plan(ClusterState { level: Level::OWN, ..state.clone() })?;
         prop_assert_eq!(ClusterState::decode(&state.encode()), Ok(state));
     }
+}
+
+/// A fourth node with a silo.
+fn with_a_fourth(state: &mut ClusterState) {
+    state.apply(join(3, 9, Role::Storage, 200)).unwrap();
+    state.apply(open(3, 3, &[1])).unwrap();
+}
+
+#[test]
+fn a_node_drains_where_others_can_take_its_copies() {
+    let mut state = cluster();
+    let drain = |index: u8| Command::SetDuty { node: node(index), duty: Duty::Drains };
+    let refused = state.apply(drain(1)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "volume 'pg' has 3 copies, and without node host-1 there are 2 nodes with a silo to hold them"
+    );
+    assert_eq!(Fault::from(refused).hint.as_deref(), Some("add a node, or: infinit volume set pg --replicas 2"));
+    assert_eq!(state.moves(), BTreeMap::new());
+
+    with_a_fourth(&mut state);
+    state.apply(drain(1)).unwrap();
+    let moves = state.moves();
+    let Some([only]) = moves.get(&volume(0)).map(Vec::as_slice) else { panic!("{moves:?}") };
+    assert!(only.silos.len() == 3 && only.silos.contains(&silo(3)) && !only.silos.contains(&silo(1)), "{only:?}");
+    assert_eq!(refusal(&mut state, drain(2)), "NoRoomElsewhere");
+    assert_eq!(refusal(&mut state, Command::Leave { node: node(1), at: 300 }), "NodeHoldsSlots");
+
+    let epoch = state.volumes[&volume(0)].epoch;
+    let change =
+        Reconfiguration { volume: volume(0), slot: only.slot, epoch, config: only.config, silos: only.silos.clone() };
+    state.apply(Command::Reconfigure(change)).unwrap();
+    assert_eq!((state.moves(), state.copies_on(node(1))), (BTreeMap::new(), 0));
+    state.apply(Command::Leave { node: node(1), at: 300 }).unwrap();
+    assert!(!state.silos.contains_key(&silo(1)));
+}
+
+#[test]
+fn a_drain_that_is_cancelled_moves_nothing_more() {
+    let mut state = cluster();
+    with_a_fourth(&mut state);
+    for duty in [Duty::Drains, Duty::Stores] {
+        state.apply(Command::SetDuty { node: node(1), duty }).unwrap();
+    }
+    assert_eq!(state.moves(), BTreeMap::new());
+}
+
+#[test]
+fn a_node_that_is_given_up_is_attached_to_nothing_and_its_copies_go_elsewhere() {
+    let mut state = cluster();
+    state.apply(attach(0, 1, AttachMode::Fresh)).unwrap();
+    let give_up = Command::SetDuty { node: node(1), duty: Duty::Leaves };
+    assert_eq!(refusal(&mut state, give_up.clone()), "NoRoomElsewhere");
+    assert!(state.volumes[&volume(0)].attachment.is_some());
+    with_a_fourth(&mut state);
+    state.apply(give_up).unwrap();
+    assert_eq!(state.volumes[&volume(0)].attachment, None);
+    assert_eq!(state.moves().len(), 1);
+}
+
+#[test]
+fn the_copies_of_a_lost_silo_stay_its_own_where_no_other_node_is_free() {
+    let mut state = cluster();
+    let set = |state| Command::SetSiloState { silo: silo(2), state };
+    state.apply(set(SiloState::Down)).unwrap();
+    assert_eq!(state.moves(), BTreeMap::new());
+    with_a_fourth(&mut state);
+    let moves = state.moves();
+    assert_eq!(moves.len(), 1);
+    assert!(!moves[&volume(0)][0].silos.contains(&silo(2)));
+    state.apply(set(SiloState::InService)).unwrap();
+    assert_eq!(state.moves(), BTreeMap::new());
+}
+
+#[test]
+fn the_number_of_copies_changes_where_there_are_nodes_for_them() {
+    let mut state = cluster();
+    let set = |replicas| Command::SetReplicas { volume: volume(0), replicas };
+    assert_eq!(refusal(&mut state, set(8)), "BadReplicas");
+    assert_eq!(refusal(&mut state, set(5)), "TooFewNodes");
+    state.apply(set(1)).unwrap();
+    assert_eq!(state.moves()[&volume(0)][0].silos.len(), 1);
+    state.apply(set(3)).unwrap();
+    assert_eq!(state.moves(), BTreeMap::new());
+}
+
+#[test]
+fn a_witness_votes_and_gives_no_silos() {
+    let mut state = cluster();
+    let witness = |index| Command::SetRole { node: node(index), role: Role::Witness };
+    assert_eq!(refusal(&mut state, witness(1)), "HoldsSilos");
+    with_a_fourth(&mut state);
+    state.apply(witness(3)).unwrap();
+    assert!(!state.silos.contains_key(&silo(3)));
+    assert_eq!(refusal(&mut state, open(3, 3, &[1])), "RoleGivesNoSilos");
+    state.apply(Command::SetRole { node: node(3), role: Role::Storage }).unwrap();
+    state.apply(open(3, 3, &[1])).unwrap();
+}
+
+#[test]
+fn silos_are_replaced_after_a_time_that_makes_sense() {
+    let mut state = cluster();
+    for down_after_ms in [0, 4_999, 31 * 86_400_000] {
+        assert_eq!(refusal(&mut state, Command::SetDownAfter { down_after_ms }), "BadDownAfter");
+    }
+    state.apply(Command::SetDownAfter { down_after_ms: 60_000 }).unwrap();
+    assert_eq!(state.settings.down_after_ms, 60_000);
+}
+
+/// The variant of a refusal.
+fn refusal(state: &mut ClusterState, command: Command) -> String {
+    let debug = format!("{:?}", refused(state, command));
+    debug.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn nothing_is_decided_that_a_member_does_not_understand() {
+    let mut state = ClusterState { level: Level(0), ..cluster() };
+    let new = Command::SetDownAfter { down_after_ms: 60_000 };
+    assert_eq!(refused(&mut state, new.clone()), Refusal::NotAllUnderstand);
+    state.apply(Command::Raise { level: Level(1) }).unwrap();
+    state.apply(new).unwrap();
+    state.apply(Command::Raise { level: Level(0) }).unwrap();
+    assert_eq!(state.level, Level(1));
 }

@@ -1,5 +1,7 @@
 //! Volumes: their policy, where their slots lie, who may write them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::base::block::{self, BLOCK_BYTES, VOLUME_BYTES_MAX};
@@ -7,11 +9,17 @@ use crate::base::id::{ConfigNumber, Epoch, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::placement::{self, Candidate};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{AttachMode, Outcome, VolumeCreation};
+use crate::cluster::state::level::Level;
+use crate::cluster::state::member::Duty;
 use crate::cluster::state::refusal::Refusal;
 use crate::cluster::state::silo::SiloState;
 
 /// The longest name of a volume, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 64;
+/// What a lost half of the network could not have granted before it is told: a billion take-overs.
+const OUTLIVED_EPOCHS: u64 = 1 << 30;
+/// The most copies.
+pub const REPLICAS_MAX: u8 = 7;
 /// The shortest and longest lease, in milliseconds: below, a hiccup fences a writer; above, a take-over takes for ever.
 /// The one place that says so: the control API and the command line ask [`check_lease`].
 pub const LEASE_MS: std::ops::RangeInclusive<u32> = 1_000..=600_000;
@@ -103,8 +111,8 @@ fn slot_len(size_bytes: u64, slot_bytes: u64, slot: SlotIndex) -> u64 {
 
 impl ClusterState {
     /// Bytes of slots placed on each silo that has any, as if every volume were full.
-    pub fn placed_bytes(&self) -> std::collections::BTreeMap<SiloId, u64> {
-        let mut placed = std::collections::BTreeMap::new();
+    pub fn placed_bytes(&self) -> BTreeMap<SiloId, u64> {
+        let mut placed = BTreeMap::new();
         for volume in self.volumes.values() {
             for (index, slot) in volume.slots.iter().enumerate() {
                 for silo in &slot.silos {
@@ -121,7 +129,7 @@ impl ClusterState {
         let in_service = self.silos.iter().filter(|(_, silo)| silo.state == SiloState::InService);
         in_service
             .filter_map(|(id, silo)| {
-                let member = self.members.get(&silo.node)?;
+                let member = self.members.get(&silo.node).filter(|member| member.duty == Duty::Stores)?;
                 Some(Candidate {
                     silo: *id,
                     node: silo.node,
@@ -145,7 +153,7 @@ impl ClusterState {
         }
         check_name(&name)?;
         check_size(size_bytes)?;
-        check_policy(&policy)?;
+        check_policy(&policy, self.level)?;
         if self.volumes.contains_key(&id) || self.deleted.contains_key(&id) {
             return Err(Refusal::VolumeIdUsed { volume: id });
         }
@@ -202,6 +210,13 @@ impl ClusterState {
         Ok(Outcome::Granted { epoch })
     }
 
+    /// The network goes on with less than it may have known: whatever writers it had admitted, the next has a higher epoch.
+    pub fn outlive(&mut self) {
+        for volume in self.volumes.values_mut() {
+            volume.epoch = Epoch(volume.epoch.0 + OUTLIVED_EPOCHS);
+        }
+    }
+
     pub(super) fn close_export(&mut self, id: VolumeId, epoch: Epoch) -> Result<Outcome, Refusal> {
         let volume = self.volumes.get_mut(&id).ok_or(Refusal::NoSuchVolume { volume: id })?;
         let current = volume.epoch;
@@ -221,6 +236,21 @@ impl ClusterState {
             return Err(Refusal::StaleEpoch { volume: volume.name.clone(), epoch, current });
         }
         volume.attachment = None;
+        Ok(Outcome::Done)
+    }
+
+    /// Another number of copies: the slots follow.
+    pub(super) fn set_replicas(&mut self, id: VolumeId, replicas: u8) -> Result<Outcome, Refusal> {
+        let volume = self.volumes.get(&id).ok_or(Refusal::NoSuchVolume { volume: id })?;
+        let policy = Policy { replicas, ..volume.policy };
+        check_policy(&policy, self.level)?;
+        if replicas > volume.policy.replicas {
+            let nodes: BTreeSet<NodeId> = self.placement_candidates().into_iter().map(|silo| silo.node).collect();
+            if nodes.len() < usize::from(replicas) {
+                return Err(Refusal::TooFewNodes { replicas, nodes: nodes.len() as u32 });
+            }
+        }
+        self.volumes.entry(id).and_modify(|volume| volume.policy = policy);
         Ok(Outcome::Done)
     }
 
@@ -257,8 +287,9 @@ fn check_size(size_bytes: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_policy(policy: &Policy) -> Result<(), Refusal> {
-    if policy.replicas == 0 || policy.replicas.is_multiple_of(2) {
+fn check_policy(policy: &Policy, level: Level) -> Result<(), Refusal> {
+    let is_known = level >= Level(1) || !policy.replicas.is_multiple_of(2);
+    if !(1..=REPLICAS_MAX).contains(&policy.replicas) || !is_known {
         return Err(Refusal::BadReplicas { replicas: policy.replicas });
     }
     check_lease(u64::from(policy.lease_ms)).map(|_| ())

@@ -1,18 +1,22 @@
 //! A writer's recovery as the daemon drives it: with the next epoch where one must be given up, and, where too many
 //! silos lost data, only if the operator accepts the loss (rule 14).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use crate::base::error::{Fault, Result};
 use crate::base::id::{Epoch, VolumeId};
 use crate::cluster::replication::driver::{DriverHandle, Life};
+use crate::cluster::replication::writer::WriterOptions;
 use crate::cluster::replication::writer::report::{Report, SiloState};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{AttachMode, Command};
 use crate::cluster::state::volume::Volume;
 use crate::daemon::api::recovery::{History, RecoverVolume, RecoveredSlot, RecoveredVolume};
+use crate::daemon::attachments::proposals::put_all;
 use crate::daemon::attachments::{ATTACH_LIMIT, Attachments, GROUP_LIMIT, RELEASE_LIMIT, busy, find};
 
 /// How often a recovery that is not done is looked at.
@@ -77,20 +81,10 @@ impl Attachments {
         end: Instant,
     ) -> std::result::Result<(DriverHandle, Epoch, Option<bool>), Stuck> {
         loop {
-            let state = self.shared.group.state().borrow().clone();
+            let state = self.granted_state(id, epoch, end).await?;
             let volume = state.volumes.get(&id).ok_or_else(|| Fault::not_found("the volume was deleted"))?;
             let options = self.writer_options(&state, id, volume, epoch, grounds);
-            let nodes = volume
-                .slots
-                .iter()
-                .flat_map(|slot| &slot.silos)
-                .filter_map(|silo| Some((*silo, state.silos.get(silo)?.node)))
-                .collect();
-            let driver = {
-                let _data = self.shared.data.enter();
-                DriverHandle::start(options, &nodes, self.shared.silos.clone(), self.shared.network.clone())
-            };
-            driver.follow(self.shared.group.state());
+            let driver = self.start_writer(&state, volume, options);
             match settled(&driver, end).await {
                 Settled::Life(Life::Serving { resumed }) => return Ok((driver, epoch, resumed)),
                 Settled::Life(Life::GaveUp) => epoch = self.grant(id, AttachMode::Takeover, GROUP_LIMIT).await?,
@@ -109,6 +103,38 @@ impl Attachments {
                     driver.release();
                     return Err(no_majority(&state, volume, report.as_ref()).into());
                 }
+            }
+        }
+    }
+
+    /// Starts a writer with connections to its silos, and with somebody who puts to the cluster state what it proposes.
+    pub(super) fn start_writer(&self, state: &ClusterState, volume: &Volume, options: WriterOptions) -> DriverHandle {
+        let silos = volume.slots.iter().flat_map(|slot| &slot.silos);
+        let nodes = silos.filter_map(|silo| Some((*silo, state.silos.get(silo)?.node))).collect();
+        let (id, epoch) = (options.volume, options.epoch);
+        let (proposals, proposed) = mpsc::unbounded_channel();
+        let driver = {
+            let _data = self.shared.data.enter();
+            let (silos, network) = (self.shared.silos.clone(), self.shared.network.clone());
+            DriverHandle::start(options, &nodes, silos, network, proposals)
+        };
+        tokio::spawn(put_all(self.shared.group.clone(), id, epoch, driver.clone(), proposed));
+        driver.follow(self.shared.group.state());
+        driver
+    }
+
+    /// The cluster state once this member knows of the grant: the slots' silos are those that the epoch was granted with, or
+    /// later ones.
+    pub(super) async fn granted_state(&self, id: VolumeId, epoch: Epoch, end: Instant) -> Result<Arc<ClusterState>> {
+        let mut state = self.shared.group.state();
+        let knows = |state: &Arc<ClusterState>| state.volumes.get(&id).is_none_or(|volume| volume.epoch >= epoch);
+        let known = timeout(end.saturating_duration_since(Instant::now()), state.wait_for(knows)).await;
+        match known {
+            Ok(Ok(state)) => Ok(state.clone()),
+            Ok(Err(_)) => Err(Fault::failed("the node stops")),
+            Err(_) => {
+                Err(Fault::timed_out("this node has not heard yet of what the cluster granted it")
+                    .hint("infinit status"))
             }
         }
     }

@@ -22,6 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
 use crate::base::address::Address;
+use crate::base::clock::wall_ms;
 use crate::base::error::plain;
 use crate::base::id::{NetworkId, NodeId};
 use crate::transport::discovery::book::Book;
@@ -296,10 +297,7 @@ impl Driver {
         let Some(data) = self.data.clone() else { return };
         let mut discovery = if self.advertise.is_empty() { self.listen_addresses() } else { self.advertise.clone() };
         discovery.truncate(ADDRESSES_MAX);
-        let now_ms = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        let sequence = now_ms.max(self.book.sequence(self.key.node()).saturating_add(1));
+        let sequence = wall_ms().max(self.book.sequence(self.key.node()).saturating_add(1));
         let signed = AddressRecord::sign(&self.key, data, discovery, sequence)
             .and_then(|record| record.encode().map(|bytes| (record, bytes)));
         let (record, bytes) = match signed {

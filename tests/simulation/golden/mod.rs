@@ -8,6 +8,7 @@ pub mod late;
 pub mod leases;
 pub mod limits;
 pub mod lives;
+pub mod moves;
 
 use std::io::IoSlice;
 use std::path::Path;

@@ -323,7 +323,11 @@ impl Cluster {
         let Some((_, _, led)) = running.iter().find(|(node, ..)| *node == leader) else { return false };
         let state = led.state().borrow().clone();
         let (wanted, told) = (led.status().voters, led.status().learners);
-        let data = state.members.values().filter(|member| member.role.holds_data()).count();
+        let votes = match state.members.values().filter(|member| member.role.votes()).count() {
+            0..=2 => 1,
+            3..=4 => 3,
+            _ => 5,
+        };
         let listed: BTreeSet<_> = wanted.union(&told).copied().collect();
         let members: BTreeSet<_> = state.members.keys().copied().collect();
         let group_of = |id: &NodeId| running.iter().find(|(node, ..)| *node == place(*id)).map(|(_, _, group)| group);
@@ -332,9 +336,7 @@ impl Cluster {
             let newest = self.shared().history.is_newest(&group.state().borrow());
             newest && status.has_quorum && status.voters == wanted && status.applied == led.status().applied
         };
-        wanted.len() == (if data < 3 { 1 } else { 3 })
-            && listed == members
-            && members.iter().all(|member| group_of(member).is_some_and(agrees))
+        wanted.len() == votes && listed == members && members.iter().all(|member| group_of(member).is_some_and(agrees))
     }
 
     fn complaint(&self) -> String {

@@ -9,6 +9,7 @@
 
 mod catching_up;
 mod group;
+mod moving;
 mod reading;
 mod recovery;
 mod writing;

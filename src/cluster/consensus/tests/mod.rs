@@ -28,6 +28,7 @@ mod faults;
 mod files;
 mod leader;
 mod messages;
+mod recovered;
 
 /// What no proposal and no wait in these tests may take, on however busy a machine.
 pub(super) const LONG: Duration = Duration::from_secs(60);

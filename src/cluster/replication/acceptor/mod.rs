@@ -77,6 +77,8 @@ pub enum Change {
     Revert {
         vote: Vote,
     },
+    /// The silo has left the slot: its blocks go, its promise stays.
+    Vacate,
     /// The volume is gone.
     Forget,
 }
@@ -282,7 +284,9 @@ impl Acceptor {
             | Request::CatchUp { slot, .. }
             | Request::Transfer { slot, .. }
             | Request::Adopt { slot, .. }
-            | Request::Repair { slot, .. } => {
+            | Request::Repair { slot, .. }
+            | Request::Configure { slot, .. }
+            | Request::Dismiss { slot, .. } => {
                 let key = SlotKey { volume, slot };
                 let Some(state) = self.slots.get_mut(&key) else {
                     out.push(self.refused(session, volume, Some(slot), Epoch::ZERO, Refusal::OutOfStep));
@@ -309,7 +313,8 @@ impl Acceptor {
         }
         for (index, config) in slots {
             let key = SlotKey { volume, slot: *index };
-            let slot = self.slots.entry(key).or_insert_with(|| Slot::recovered(key, SlotState::default(), now));
+            // One that is new here has nothing against it, and begins only if none of the others has.
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
             #[cfg(test)]
             slot.read_vote_early(ask.epoch);
             if let Some(reason) = slot.objection(now, &ask, *config) {
@@ -317,14 +322,20 @@ impl Acceptor {
                 return;
             }
         }
+        let is_asked = |key: &SlotKey| slots.iter().any(|(index, _)| *index == key.slot);
+        let others = self.of_volume(volume).filter(|(key, _)| !is_asked(key));
+        let objection = others.filter_map(|(key, slot)| Some((*key, slot.lease_objection(now, &ask)?))).next();
+        if let Some((key, reason)) = objection {
+            out.push(self.refused(session, volume, Some(key.slot), ask.epoch, reason));
+            return;
+        }
         #[cfg(test)]
         self.share_numbers(volume);
         let mut commits = Vec::new();
         let mut votes = Vec::new();
         for (index, config) in slots {
             let key = SlotKey { volume, slot: *index };
-            // The entry was made or found in the loop above.
-            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            let slot = self.slots.entry(key).or_insert_with(|| Slot::recovered(key, SlotState::default(), now));
             if let Some(commit) = slot.promise_epoch(now, session, &ask, *config) {
                 commits.push((key, commit.0, commit.1));
             }
@@ -436,6 +447,20 @@ impl Acceptor {
         self.slots.retain(|key, _| key.volume != volume);
         if !commits.is_empty() {
             out.push(Effect::Commit(commits));
+        }
+    }
+
+    /// What the cluster state says of a slot that this silo is none of: its configuration, and its volume's epoch. What the
+    /// silo holds of it may go, unless it is being brought up to date to become one: whoever does that has the volume's
+    /// last epoch and the slot's last configuration, and the silo promised both to it durably. So one that has older ones
+    /// is no part of any change to come either, however late this silo hears of what the cluster decides.
+    pub fn left(&mut self, key: SlotKey, epoch: Epoch, config: ConfigNumber, out: &mut Vec<Effect>) {
+        if self.fault.is_some() {
+            return;
+        }
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        if slot.promise() < epoch || slot.state().config < config {
+            slot.vacate(out);
         }
     }
 

@@ -164,8 +164,16 @@ impl Slot {
         if ask.epoch < state.promise || (ask.epoch == state.promise && !same) {
             return Some(Refusal::Fenced { promise: state.promise });
         }
+        self.lease_objection(now, ask)
+    }
+
+    /// Whether the lease of an earlier holder runs. A writer counts on a silo's lease for all slots that the silo has, so a
+    /// later one must wait for each of them, whether it asks for that slot or not.
+    pub fn lease_objection(&self, now: Moment, ask: &Promotion) -> Option<Refusal> {
+        let state = &self.state;
+        let same = ask.epoch == state.promise && state.holder == Some(ask.holder);
         let own = ask.own_dead && state.holder == Some(ask.holder);
-        if same || own {
+        if same || own || ask.epoch <= state.promise {
             return None;
         }
         let until = self.leased_until.filter(|until| *until > now)?;
@@ -386,7 +394,9 @@ impl Slot {
             | Request::CatchUp { epoch, incarnation, .. }
             | Request::Transfer { epoch, incarnation, .. }
             | Request::Adopt { epoch, incarnation, .. }
-            | Request::Repair { epoch, incarnation, .. } => (*epoch, *incarnation),
+            | Request::Repair { epoch, incarnation, .. }
+            | Request::Configure { epoch, incarnation, .. }
+            | Request::Dismiss { epoch, incarnation, .. } => (*epoch, *incarnation),
             _ => return,
         };
         if let Some(reason) = self.frame_objection(epoch, incarnation, opening) {
@@ -407,6 +417,11 @@ impl Slot {
             Request::Transfer { attempt, cursor, parcel, .. } => self.transfer(attempt, cursor, parcel, opening, out),
             Request::Adopt { attempt, .. } => self.adopt(epoch, attempt, opening, out),
             Request::Repair { block, parcel, .. } => self.repair(epoch, block, &parcel, out),
+            Request::Configure { config, silos, .. } => self.configure(config, &silos, out),
+            Request::Dismiss { .. } => {
+                self.vacate(out);
+                true
+            }
             _ => return,
         };
         if !taken {
@@ -535,6 +550,37 @@ impl Slot {
         }
         out.push(Effect::Repair { session: self.session, key: self.key, epoch, block, records });
         true
+    }
+
+    /// The slot has other silos from here on. What was reported of those that are none any more says nothing if they come
+    /// again: then they come as any newcomer does.
+    fn configure(&mut self, config: ConfigNumber, silos: &[SiloId], out: &mut Vec<Effect>) -> bool {
+        if config > self.state.config {
+            self.state.config = config;
+            self.state.peers.retain(|(silo, ..)| silos.contains(silo));
+            out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Keep)]));
+        }
+        true
+    }
+
+    /// Whether the silo is none of the slot's, or has nothing of it yet.
+    pub fn is_vacant(&self) -> bool {
+        self.state.adopted == Epoch::ZERO && self.state.incomplete.is_none()
+    }
+
+    /// Forgets everything of the slot but what it promised, and to whom (rule 8).
+    pub fn vacate(&mut self, out: &mut Vec<Effect>) {
+        let SlotState { config, promise, holder, lease_ms_max, .. } = self.state.clone();
+        let kept = SlotState { config, promise, holder, lease_ms_max, ..SlotState::default() };
+        if self.state == kept {
+            return;
+        }
+        self.state = if on(Mutant::PromiseDroppedOnLeaving) { SlotState::default() } else { kept };
+        self.catching_up = None;
+        self.durable = Seq::ZERO;
+        self.forget_syncs();
+        out.push(Effect::DropStaging(self.key));
+        out.push(Effect::Commit(vec![(self.key, self.state.clone(), Change::Vacate)]));
     }
 
     /// One fsynced commit, with the data synced before it (rule 12).

@@ -16,6 +16,12 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// A source that could not read is asked again if there is no other: a repair takes a few round trips.
 const FAILED_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
+/// While clients ask for anything, and in an epoch that serves none, the next part of a transfer is asked for no sooner than so
+/// long after the last: foreground first. Parts have half a mebibyte: 10 to 20 MiB/s a slot.
+const PACED_EVERY: Duration = Duration::from_millis(25);
+/// A client that asked for nothing for so long is not there at the moment.
+const FOREGROUND_FOR: Duration = Duration::from_millis(100);
+
 /// A silo that is catching up.
 #[derive(Clone, Debug)]
 pub struct CatchUp {
@@ -30,11 +36,15 @@ pub struct CatchUp {
     needs: Seq,
     stage: Stage,
     since: Moment,
+    /// When the last part was asked for.
+    part_at: Moment,
     cursor: u64,
     /// Silos that could not read what was asked of them: asked again only if there is no other.
     failed: Vec<SiloId>,
     pub moved_bytes: u64,
-    pub extents_done: u64,
+    /// When it began, and the first extent that was not transferred yet: they go in order.
+    pub begun: Moment,
+    pub next_extent: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -88,10 +98,12 @@ impl Writer {
             needs: floor,
             stage: Stage::Asked,
             since: now,
+            part_at: now,
             cursor: 0,
             failed: Vec::new(),
             moved_bytes: 0,
-            extents_done: 0,
+            begun: now,
+            next_extent: 0,
         });
         self.ask_stage(now, index, silo);
         // It is no source any more: what it was asked it would answer from a history with holes.
@@ -132,7 +144,7 @@ impl Writer {
             Stage::Adopting => Request::Adopt { slot, epoch, incarnation, attempt },
             Stage::NeedsSource { from_extent } | Stage::Fetching { from_extent, .. } => {
                 let from_extent = *from_extent;
-                self.fetch(index, silo, from_extent);
+                self.fetch(now, index, silo, from_extent);
                 return;
             }
             Stage::Finishing => return,
@@ -156,7 +168,7 @@ impl Writer {
     }
 
     /// Asks a live silo that has applied the floor; without one, waits.
-    fn fetch(&mut self, index: usize, silo: SiloId, from_extent: u64) {
+    fn fetch(&mut self, now: Moment, index: usize, silo: SiloId, from_extent: u64) {
         let epoch = self.options.epoch;
         let id = self.fresh_id();
         let local = self.options.local.clone();
@@ -174,6 +186,7 @@ impl Writer {
             return;
         };
         catch_up.stage = Stage::Fetching { source, id, from_extent };
+        catch_up.part_at = now;
         self.send(source, Request::Delta { id, slot, epoch, floor, base, from_extent, also });
     }
 
@@ -198,7 +211,7 @@ impl Writer {
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         catch_up.cursor += 1;
         catch_up.moved_bytes += parcel.records.len() as u64;
-        catch_up.extents_done += parcel.listings.len() as u64;
+        catch_up.next_extent = next_extent.unwrap_or(u64::MAX);
         let highest = parcel.listings.iter().map(|listing| listing.floor).max();
         catch_up.needs = catch_up.needs.max(highest.unwrap_or_default());
         catch_up.stage = Stage::Sending { parcel, next_extent };
@@ -230,7 +243,9 @@ impl Writer {
         match next_extent {
             Some(from_extent) => {
                 catch_up.stage = Stage::NeedsSource { from_extent };
-                self.ask_stage(now, index, silo);
+                if self.may_go_on(now, index, silo) {
+                    self.ask_stage(now, index, silo);
+                }
             }
             None => {
                 catch_up.stage = Stage::Finishing;
@@ -273,11 +288,19 @@ impl Writer {
         let needs = matches!(catch_up.stage, Stage::NeedsSource { .. });
         let soon = now.since(catch_up.since) >= FAILED_AGAIN_AFTER;
         let is_fresh = |peer: &Peer| peer.applied >= floor && peer.silo != silo && !failed.contains(&peer.silo);
-        let waiting = needs && (soon || self.live(index).any(is_fresh));
+        let waiting = needs && (soon || self.live(index).any(is_fresh)) && self.may_go_on(now, index, silo);
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         if waiting || now.since(catch_up.since) >= ASK_AGAIN_AFTER {
             self.ask_stage(now, index, silo);
         }
+    }
+
+    /// Whether the next part is to be asked for now, or by a later tick.
+    fn may_go_on(&mut self, now: Moment, index: usize, silo: SiloId) -> bool {
+        let is_asked = !self.pending.is_empty() || now.since(self.asked_at) < FOREGROUND_FOR;
+        let is_paced = is_asked || self.options.lease.is_zero();
+        let Some(catch_up) = self.catch_up(index, silo) else { return false };
+        !is_paced || now.since(catch_up.part_at) >= PACED_EVERY
     }
 
     fn catch_up(&mut self, index: usize, silo: SiloId) -> Option<&mut CatchUp> {

@@ -125,7 +125,7 @@ impl Writer {
     }
 
     /// `idle`: only silos that no sync was asked of which they have not done yet.
-    fn ask_for_sync(&mut self, index: usize, upto: Seq, idle: bool) {
+    pub(super) fn ask_for_sync(&mut self, index: usize, upto: Seq, idle: bool) {
         let slot = &mut self.slots[index];
         let epoch = self.options.epoch;
         let mut asked = Vec::new();

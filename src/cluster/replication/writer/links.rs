@@ -6,9 +6,11 @@ use crate::base::clock::Moment;
 use crate::base::id::{Incarnation, SiloId, SlotIndex};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Promised, Request, SlotNews};
-use crate::cluster::replication::writer::slots::{Mode, OutReason};
+use crate::cluster::replication::writer::slots::{Mode, OutReason, Slot};
 use crate::cluster::replication::writer::{Phase, Writer};
 
+/// How often silos are told of one another at the least; more often where a lease is short.
+const HEARTBEAT_MAX: Duration = Duration::from_millis(500);
 /// How long after a refusal the promise is asked for again, at the most.
 const PROMOTE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How long an answer to a promotion may take before it is asked for again: a promise costs an fsync or two.
@@ -18,6 +20,8 @@ const PROMOTE_LOST_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Link {
     pub connected: bool,
+    /// When it last said anything.
+    pub heard: Moment,
     /// The promise of this epoch was given on this connection.
     pub promised: bool,
     /// The incarnation of the promise.
@@ -36,12 +40,15 @@ pub struct Link {
     /// Another holder's lease keeps the silo from promising until about then.
     pub leased_until: Option<Moment>,
     pub out: Option<OutReason>,
+    /// Since when it is taken for another silo: that may end, once the cluster state says more.
+    pub foreign_since: Option<Moment>,
 }
 
 impl Link {
     pub fn new(incarnation: Option<Incarnation>) -> Self {
         Self {
             connected: false,
+            heard: Moment::default(),
             promised: false,
             incarnation: incarnation.unwrap_or_default(),
             last: incarnation,
@@ -52,7 +59,13 @@ impl Link {
             asked: 0,
             leased_until: None,
             out: None,
+            foreign_since: None,
         }
+    }
+
+    /// It will be asked for its promise, or was and has not answered.
+    pub(super) fn is_asked_again(&self) -> bool {
+        self.ask_at.is_some() || self.asked != 0
     }
 
     /// The cluster state knows this incarnation. Unless that is old news, the silo's chain may begin there now.
@@ -82,6 +95,14 @@ impl Link {
 impl Writer {
     /// Asks a silo for the promise of this epoch, for all slots it holds.
     pub(super) fn promote(&mut self, now: Moment, silo: SiloId) {
+        if let Some(link) = self.links.get_mut(&silo) {
+            link.promised = false;
+        }
+        self.promote_more(now, silo);
+    }
+
+    /// The same because there are more slots: what it promised for the others stands.
+    pub(super) fn promote_more(&mut self, now: Moment, silo: SiloId) {
         let slots = self
             .slots
             .iter()
@@ -89,7 +110,6 @@ impl Writer {
             .map(|slot| (slot.index, slot.config))
             .collect();
         let Some(link) = self.links.get_mut(&silo) else { return };
-        link.promised = false;
         link.ask_at = Some(now + PROMOTE_LOST_AFTER);
         if link.asked == 0 {
             link.asked = now.0;
@@ -110,14 +130,17 @@ impl Writer {
     pub(super) fn promised(&mut self, now: Moment, silo: SiloId, promised: Promised) {
         let lease = self.options.lease;
         let Some(link) = self.links.get_mut(&silo) else { return };
-        if promised.epoch != self.options.epoch || !link.connected || link.promised || promised.sent != link.asked {
+        if promised.epoch != self.options.epoch || !link.connected || promised.sent != link.asked {
             return;
         }
         let foreign = link.last.is_some_and(|last| last != promised.incarnation && !promised.chain.contains(&last));
         if foreign && !on(Mutant::BlankVotes) && !on(Mutant::RestoredVotes) {
             link.out = Some(OutReason::Foreign);
+            link.foreign_since.get_or_insert(now);
             return;
         }
+        let is_the_same = link.promised && link.incarnation == promised.incarnation;
+        link.foreign_since = None;
         link.incarnation = promised.incarnation;
         link.last = Some(promised.incarnation);
         link.chain = promised.chain;
@@ -128,8 +151,14 @@ impl Writer {
         link.leased_until = None;
         link.takes_writes = promised.takes_writes;
         link.lease_until = link.lease_until.max(lease_end(promised.sent, lease));
+        let told: Vec<SlotIndex> = promised.slots.iter().map(|vote| vote.slot).collect();
         for vote in promised.slots {
-            self.voted(now, silo, vote);
+            self.voted(now, silo, vote, is_the_same);
+        }
+        // A slot that took the silo in while the answer was under way.
+        let is_untold = |slot: &Slot| slot.peer(silo).is_some() && !told.contains(&slot.index);
+        if self.slots.iter().any(is_untold) {
+            self.promote_more(now, silo);
         }
         self.leases_changed(now);
     }
@@ -188,7 +217,8 @@ impl Writer {
             self.promote(now, silo);
         }
         if now >= self.next_heartbeat && self.phase != Phase::Over && !self.releasing {
-            self.next_heartbeat = now + (self.options.lease / 8).min(Duration::from_millis(500));
+            let every = if self.options.lease.is_zero() { HEARTBEAT_MAX } else { self.options.lease / 8 };
+            self.next_heartbeat = now + every.min(HEARTBEAT_MAX);
             self.heartbeat(now);
         }
     }

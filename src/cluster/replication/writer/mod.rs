@@ -5,12 +5,14 @@
 //! [`Writer::take_outputs`]. The write path in order of its files: [`requests`] (a request enters, is ordered and
 //! gets its number) → [`stream`] (records go out, acknowledgements come back, answers are given) → [`flush`];
 //! [`reads`], [`repairs`], [`suspension`]; [`recovery`] (promises, votes, the choice, adoption) and [`catchup`] bring silos to the stream;
-//! [`links`] is what is known of each silo; [`report`] tells people.
+//! [`links`] is what is known of each silo; [`reconfigure`] changes which silos a slot has; [`report`] tells people.
 
 pub mod catchup;
 pub mod flush;
+pub mod half;
 pub mod links;
 pub mod reads;
+pub mod reconfigure;
 pub mod recovery;
 pub mod repairs;
 pub mod report;
@@ -169,6 +171,17 @@ pub enum Output {
     GiveUp,
     /// A majority of every slot let go of the lease.
     Released,
+    /// The cluster state is to be asked to take these silos for the slot, if its epoch and configuration are these still;
+    /// [`Writer::proposal_ended`] says what came of it.
+    Reconfigure {
+        slot: SlotIndex,
+        config: ConfigNumber,
+        /// Those that it has until then.
+        before: Vec<SiloId>,
+        silos: Vec<SiloId>,
+    },
+    /// No slot has this silo any more.
+    Disconnect(SiloId),
 }
 
 /// Where a writer is in its life.
@@ -184,12 +197,17 @@ pub enum Phase {
 pub struct Writer {
     options: WriterOptions,
     started: Moment,
+    /// Since when the writer has ticked without standing still, and when it last did.
+    awake_since: Moment,
+    ticked_at: Moment,
     phase: Phase,
     next_seq: Seq,
     slots: Vec<Slot>,
     links: BTreeMap<SiloId, Link>,
     order: Order,
     pending: BTreeMap<RequestId, Pending>,
+    /// When a client last asked for something.
+    asked_at: Moment,
     /// Writes that wait for room among the retained ones, for recovery, or for space.
     parked: VecDeque<RequestId>,
     reads: BTreeMap<u64, ReadTask>,
@@ -218,12 +236,15 @@ impl Writer {
         Self {
             options,
             started: now,
+            awake_since: now,
+            ticked_at: now,
             phase: Phase::Recovering,
             next_seq: Seq(1),
             slots,
             links,
             order: Order::default(),
             pending: BTreeMap::new(),
+            asked_at: Moment::default(),
             parked: VecDeque::new(),
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
@@ -299,6 +320,9 @@ impl Writer {
             return;
         }
         let silo = message.silo();
+        if let Some(link) = self.links.get_mut(&silo) {
+            link.heard = now;
+        }
         match message {
             FromSilo::Ack(ack) => self.acknowledged(now, ack),
             FromSilo::Rare(_, _, answer) => self.answer(now, silo, answer),
@@ -354,6 +378,10 @@ impl Writer {
         if self.phase == Phase::Over {
             return;
         }
+        if now.since(self.ticked_at) >= half::STOOD_STILL_AFTER {
+            self.awake_since = now;
+        }
+        self.ticked_at = now;
         self.tick_links(now);
         for index in 0..self.slots.len() {
             self.tick_slot(index, now);
@@ -368,7 +396,7 @@ impl Writer {
     pub fn is_at_rest(&self) -> bool {
         let idle = self.pending.is_empty() && self.parked.is_empty() && self.reads.is_empty();
         let done = self.flushes.is_empty() && self.repairs.is_empty() && !self.releasing;
-        let whole = self.slots.iter().all(|slot| slot.peers.iter().all(slots::Peer::is_live));
+        let whole = self.slots.iter().all(|slot| slot.change.is_none() && slot.peers.iter().all(slots::Peer::is_live));
         self.phase == Phase::Serving && idle && done && whole
     }
 

@@ -149,7 +149,7 @@ impl Writer {
             .or_else(|| fresh().min_by_key(|peer| peer.in_flight_bytes))
             .or_else(|| able().next())
             .map(|peer| peer.silo);
-        if slot.peers.iter().all(|peer| task.is_lost(peer.silo)) {
+        if slot.holders().all(|peer| task.is_lost(peer.silo)) {
             self.unreadable(now, id);
             return;
         }

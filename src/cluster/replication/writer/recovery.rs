@@ -18,7 +18,8 @@ const ADOPT_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 impl Writer {
     /// A silo promised, and reports its history of a slot.
-    pub(super) fn voted(&mut self, now: Moment, silo: SiloId, vote: SlotVote) {
+    /// Where it stands by its promise of before, and is in the stream or about to be, it goes on so.
+    pub(super) fn voted(&mut self, now: Moment, silo: SiloId, vote: SlotVote, is_the_same: bool) {
         let index = vote.slot.0 as usize;
         let Some(slot) = self.slots.get_mut(index) else { return };
         for (other, adopted, durable) in &vote.peers {
@@ -26,6 +27,9 @@ impl Writer {
             *reported = (*reported).max(Vote { adopted: *adopted, applied: *durable });
         }
         let Some(peer) = slot.peer_mut(silo) else { return };
+        if is_the_same && !matches!(peer.mode, Mode::Away | Mode::Voted(_)) {
+            return;
+        }
         peer.applied = Seq::ZERO;
         peer.durable = Seq::ZERO;
         peer.stream_from(now, Seq::ZERO);
@@ -47,7 +51,8 @@ impl Writer {
         }
         let epoch = self.options.epoch;
         let slot = &mut self.slots[index];
-        for peer in &mut slot.peers {
+        // Of one that is to become a member nothing is expected: it may have left the slot before, and forgotten it.
+        for peer in slot.peers.iter_mut().filter(|peer| slot.members.contains(&peer.silo)) {
             let Mode::Voted(vote) = &peer.mode else { continue };
             let own = Vote { adopted: epoch, applied: peer.durable_max };
             let known = slot.reported.get(&peer.silo).copied().unwrap_or_default();
@@ -65,6 +70,10 @@ impl Writer {
         let waits = self.options.accept_loss && now.since(self.started) < ALL_VOTES_WITHIN;
         let slot = &mut self.slots[index];
         let has_voted = |peer: &Peer| matches!(peer.mode, Mode::Voted(_));
+        // Whose votes count is being asked.
+        if slot.is_asked() {
+            return;
+        }
         if !slot.has_majority(has_voted) || (waits && !slot.peers.iter().all(has_voted)) {
             return;
         }
@@ -191,11 +200,13 @@ impl Writer {
             return;
         }
         let epoch = self.options.epoch;
+        // The next epoch asks for the half that is there before it chooses (rule 20).
+        let is_halved = self.lacks_half(now, index);
         let slot = &mut self.slots[index];
         let adopted = slot.adopted;
         let held = slot.choice.is_none_or(|choice| holds(slot, epoch, choice.vote));
         let Some(choice) = &mut slot.choice else { return };
-        if adopted || held {
+        if adopted || held && !is_halved {
             choice.gone_since = None;
             return;
         }

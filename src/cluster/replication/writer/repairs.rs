@@ -92,7 +92,7 @@ impl Writer {
     /// Whether no silo has a whole copy of the block: each was found damaged, and none is just being given a copy.
     fn is_lost(&self, (index, silo, block): Damage) -> bool {
         let Some(repair) = self.repairs.get(&(index, silo, block)) else { return false };
-        self.slots[index].peers.iter().all(|peer| match self.repairs.get(&(index, peer.silo, block)) {
+        self.slots[index].holders().all(|peer| match self.repairs.get(&(index, peer.silo, block)) {
             Some(other) => !matches!(other.stage, Stage::Sent),
             None => repair.damaged.contains(&peer.silo),
         })

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::block::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId};
+use crate::cluster::replication::writer::catchup::CatchUp;
 use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot};
 use crate::cluster::replication::writer::{Phase, Writer};
 use crate::store::slot::Vote;
@@ -51,6 +53,37 @@ pub struct SiloReport {
     /// Bytes moved to it so far, while it receives a transfer.
     pub moved_bytes: Option<u64>,
     pub takes_writes: bool,
+    /// Sent apart from the rest, which daemons of 0.1.0 read: [`Report::changes`].
+    #[serde(skip)]
+    pub change: Change,
+}
+
+/// How a silo's place in a slot changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// How long a transfer to it has taken so far.
+    pub elapsed_ms: u64,
+    /// The volume's bytes up to here are compared and moved, as far as they are the slot's.
+    pub position: u64,
+    /// It is not one of the slot's yet: it is being brought up to date to become one.
+    pub newcomer: bool,
+    /// Another is to take its place.
+    pub leaves: bool,
+}
+
+impl Report {
+    /// What is sent apart: a change for each silo, in the order of the slots.
+    pub fn changes(&self) -> Vec<Change> {
+        self.slots.iter().flat_map(|slot| slot.silos.iter().map(|silo| silo.change)).collect()
+    }
+
+    /// Puts what was sent apart into its place.
+    pub fn take_changes(&mut self, changes: Vec<Change>) {
+        let silos = self.slots.iter_mut().flat_map(|slot| &mut slot.silos);
+        for (silo, change) in silos.zip(changes) {
+            silo.change = change;
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,8 +107,8 @@ pub enum SiloState {
 impl SlotReport {
     /// So many silos lost what they had reported durable that the others are no majority (rule 14).
     pub fn has_too_few_voters(&self) -> bool {
-        let damaged = self.silos.iter().filter(|silo| silo.state == SiloState::Damaged).count();
-        self.chosen.is_none() && self.silos.len() - damaged < self.majority
+        let whole = self.silos.iter().filter(|silo| !silo.change.newcomer && silo.state != SiloState::Damaged).count();
+        self.chosen.is_none() && whole < self.majority
     }
 }
 
@@ -124,14 +157,21 @@ impl Writer {
             Mode::Live | Mode::Away => lacks(slot, peer.applied),
             Mode::CatchingUp(_) | Mode::Voted(_) | Mode::Adopting { .. } => None,
         };
-        let moved_bytes = if let Mode::CatchingUp(catch_up) = &peer.mode { Some(catch_up.moved_bytes) } else { None };
+        let transfer = if let Mode::CatchingUp(catch_up) = &peer.mode { Some(catch_up) } else { None };
+        let position = |catch_up: &CatchUp| catch_up.next_extent.saturating_mul(EXTENT_BLOCKS * BLOCK_BYTES);
         SiloReport {
             silo: peer.silo,
             state,
             behind_writes: behind.map(|(writes, _)| writes),
             behind_bytes: behind.map(|(_, bytes)| bytes),
-            moved_bytes,
+            moved_bytes: transfer.map(|catch_up| catch_up.moved_bytes),
             takes_writes: link.is_none_or(|link| link.takes_writes),
+            change: Change {
+                elapsed_ms: transfer.map_or(0, |catch_up| now.since(catch_up.begun).as_millis() as u64),
+                position: transfer.map_or(0, position),
+                newcomer: !slot.is_member(peer.silo),
+                leaves: slot.change.as_ref().is_some_and(|change| !change.target.contains(&peer.silo)),
+            },
         }
     }
 }

@@ -45,6 +45,7 @@ impl Writer {
             self.outputs.push(Output::Answer(id, Err(RequestError::TimedOut)));
             return;
         }
+        self.asked_at = now;
         let (first, end, exclusive) = blocks_of(&request);
         self.pending.insert(id, Pending { request, open: 0, edges: [None, None] });
         if self.order.enter(id, first, end, exclusive) {
@@ -240,10 +241,9 @@ impl Writer {
     /// Whether a majority of every slot concerned takes new writes, as far as it is known (rule 6). Silos that are
     /// away may have space; only those that say no count against.
     fn has_space(&self, request: &Request) -> bool {
-        self.slots[self.slots_of(request)].iter().all(|slot| {
-            let full = slot.peers.iter().filter(|peer| self.links.get(&peer.silo).is_some_and(|l| !l.takes_writes));
-            slot.peers.len() - full.count() >= slot.majority()
-        })
+        self.slots[self.slots_of(request)]
+            .iter()
+            .all(|slot| slot.has_majority(|peer| self.links.get(&peer.silo).is_none_or(|link| link.takes_writes)))
     }
 
     /// One record or read of a request is done.

@@ -10,6 +10,7 @@ use crate::cluster::replication::message::SlotVote;
 use crate::cluster::replication::order::RequestId;
 use crate::cluster::replication::writer::RESEND_AFTER;
 use crate::cluster::replication::writer::catchup::CatchUp;
+use crate::cluster::replication::writer::reconfigure::Reconfiguration;
 use crate::store::slot::Vote;
 
 /// A write that is remembered until a majority has it durably.
@@ -79,7 +80,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn new(silo: SiloId) -> Self {
+    pub(super) fn new(silo: SiloId) -> Self {
         Self {
             silo,
             mode: Mode::Away,
@@ -143,7 +144,14 @@ pub struct Choice {
 pub struct Slot {
     pub index: SlotIndex,
     pub config: ConfigNumber,
+    /// The silos of the configuration: what majorities are of.
+    pub members: Vec<SiloId>,
+    /// The members, and the silos that are to become some.
     pub peers: Vec<Peer>,
+    /// The members are being changed.
+    pub change: Option<Reconfiguration>,
+    /// The cluster state refused a change to half of the members.
+    pub half_refused_at: Option<Moment>,
     pub choice: Option<Choice>,
     /// A majority adopted the epoch: the slot serves.
     pub adopted: bool,
@@ -172,6 +180,9 @@ impl Slot {
         Self {
             index: SlotIndex(index as u32),
             config: *config,
+            members: silos.clone(),
+            change: None,
+            half_refused_at: None,
             peers: silos.iter().map(|silo| Peer::new(*silo)).collect(),
             choice: None,
             adopted: false,
@@ -195,11 +206,36 @@ impl Slot {
 
     /// The size of a majority of the whole configured set.
     pub fn majority(&self) -> usize {
-        self.peers.len() / 2 + 1
+        majority_of(&self.members)
+    }
+
+    /// The sets of which a majority each is needed: the configured one, and from the proposal of another until its outcome
+    /// is known that one too (rule 18).
+    fn sets(&self) -> impl Iterator<Item = &[SiloId]> {
+        let proposed = self.change.as_ref().and_then(Reconfiguration::proposed);
+        std::iter::once(&self.members[..]).chain(proposed.filter(|_| !on(Mutant::SingleMajorityWhileProposed)))
     }
 
     pub fn has_majority(&self, mut counts: impl FnMut(&Peer) -> bool) -> bool {
-        self.peers.iter().filter(|peer| counts(peer)).count() >= self.majority()
+        self.sets().all(|set| self.in_set(set).filter(|peer| counts(peer)).count() >= majority_of(set))
+    }
+
+    fn in_set(&self, set: &[SiloId]) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| set.contains(&peer.silo))
+    }
+
+    /// The silos that may have what was answered: not those that are just being filled.
+    pub fn holders(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| self.is_member(peer.silo) || peer.is_live())
+    }
+
+    /// The cluster state is asked for other silos.
+    pub fn is_asked(&self) -> bool {
+        self.change.as_ref().is_some_and(Reconfiguration::is_asked)
+    }
+
+    pub fn is_member(&self, silo: SiloId) -> bool {
+        self.members.contains(&silo)
     }
 
     pub fn peer(&self, silo: SiloId) -> Option<&Peer> {
@@ -210,13 +246,18 @@ impl Slot {
         self.peers.iter_mut().find(|peer| peer.silo == silo)
     }
 
-    /// The highest number that a majority of the configured set has reached; only live silos count.
+    /// The highest number that a majority has reached; only live silos count.
     pub fn majority_at(&self, reached: impl Fn(&Peer) -> Seq) -> Seq {
+        self.sets().map(|set| self.majority_of_set_at(set, &reached)).min().unwrap_or_default()
+    }
+
+    /// The same of one set.
+    pub fn majority_of_set_at(&self, set: &[SiloId], reached: impl Fn(&Peer) -> Seq) -> Seq {
         let counts =
             |peer: &&Peer| peer.is_live() || (on(Mutant::LaggardCounts) && matches!(peer.mode, Mode::CatchingUp(_)));
-        let mut seqs: Vec<Seq> = self.peers.iter().filter(counts).map(reached).collect();
+        let mut seqs: Vec<Seq> = self.in_set(set).filter(counts).map(reached).collect();
         seqs.sort_unstable_by(|a, b| b.cmp(a));
-        seqs.get(self.majority() - 1).copied().unwrap_or_default()
+        seqs.get(majority_of(set) - 1).copied().unwrap_or_default()
     }
 
     /// The number before the first remembered write: from there on the stream can be sent from memory.
@@ -251,4 +292,9 @@ impl Slot {
         }
         reports.into_iter().map(|(silo, vote)| (silo, vote.adopted, vote.applied)).collect()
     }
+}
+
+/// The size of a majority of a set of silos.
+pub fn majority_of(set: &[SiloId]) -> usize {
+    set.len() / 2 + 1
 }

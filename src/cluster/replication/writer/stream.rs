@@ -176,6 +176,8 @@ impl Writer {
         }
         self.ask_for_syncs(index);
         self.check_choice(index, now);
+        self.tick_half(now, index);
+        self.tick_change(now, index);
     }
 
     /// A live silo is behind what is remembered: it catches up from another.

@@ -5,6 +5,8 @@
 //! taken; equal ones are told apart by a hash of (volume, slot, silo), the highest first (rendezvous hashing, Thaler
 //! and Ravishankar 1998), so that no silo is favoured and every member computes the same.
 
+pub mod balance;
+
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,0 +1,61 @@
+//! What is to move, by the state alone: every member that looks comes to the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::id::{ConfigNumber, NodeId, SiloId, SlotIndex, VolumeId};
+use crate::cluster::placement::balance::{Held, targets};
+use crate::cluster::state::ClusterState;
+
+/// A slot that is to lie elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub slot: SlotIndex,
+    /// The configuration that this starts from.
+    pub config: ConfigNumber,
+    pub silos: Vec<SiloId>,
+}
+
+impl ClusterState {
+    /// The moves of each volume that has any.
+    pub fn moves(&self) -> BTreeMap<VolumeId, Vec<Move>> {
+        let mut held = Vec::new();
+        let mut configs = Vec::new();
+        for (id, volume) in &self.volumes {
+            for (index, slot) in volume.slots.iter().enumerate() {
+                let index = SlotIndex(index as u32);
+                configs.push(slot.config);
+                held.push(Held {
+                    volume: *id,
+                    slot: index,
+                    len: volume.slot_len(index),
+                    replicas: usize::from(volume.policy.replicas),
+                    silos: slot.silos.clone(),
+                    near: None,
+                });
+            }
+        }
+        let targets = targets(&self.placement_candidates(), &held);
+        let mut moves: BTreeMap<VolumeId, Vec<Move>> = BTreeMap::new();
+        for ((slot, config), target) in held.iter().zip(configs).zip(targets) {
+            let silos = self.without_loss(slot, target);
+            let is_same = silos.len() == slot.silos.len() && silos.iter().all(|silo| slot.silos.contains(silo));
+            if !is_same {
+                moves.entry(slot.volume).or_default().push(Move { slot: slot.slot, config, silos });
+            }
+        }
+        moves
+    }
+
+    /// Where there are too few nodes for all copies, those that there are stay, wherever they lie: no copy is given up for
+    /// want of a better place.
+    fn without_loss(&self, slot: &Held, mut target: Vec<SiloId>) -> Vec<SiloId> {
+        let node_of = |silo: &SiloId| self.silos.get(silo).map(|info| info.node);
+        let mut nodes: BTreeSet<Option<NodeId>> = target.iter().map(node_of).collect();
+        for silo in &slot.silos {
+            if target.len() < slot.replicas && !target.contains(silo) && nodes.insert(node_of(silo)) {
+                target.push(*silo);
+            }
+        }
+        target
+    }
+}

@@ -1,0 +1,73 @@
+//! Nodes of neighbouring versions in one network, and clocks that disagree.
+
+use infinit::daemon::api::doctor::{Checkup, Verdict};
+
+use crate::e2e::cluster::Cluster;
+use crate::e2e::growth::{Load, until_copies};
+
+#[test]
+fn a_network_is_upgraded_one_node_after_the_other_and_then_can_what_is_new() {
+    let mut cluster = Cluster::bare(3);
+    cluster.variables = vec![("INFINIT_TEST_VERSION", "0.1.0")];
+    cluster.found(&[String::new(), String::new(), String::new()]);
+    cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
+    cluster.attach(0, "pg");
+    let load = Load::begin(&cluster, 0, "pg");
+    let set = ["volume", "set", "pg", "--replicas", "1"];
+    cluster.refused(0, &set).expect(1, &["older version", "upgrade it"]);
+    cluster.variables.clear();
+    for node in [1, 2] {
+        cluster.stop(node);
+        load.goes_on(200);
+        cluster.start(node);
+        cluster.wait(node);
+        until_copies(&cluster, 0, "pg", 3);
+        load.goes_on(200);
+        cluster.refused(node, &set).expect(1, &["older version"]);
+    }
+    cluster.run(1, &["volume", "detach", "pg"]);
+    let known = load.lost();
+    cluster.stop(0);
+    cluster.start(0);
+    cluster.wait(0);
+    cluster.attach(0, "pg");
+    known.check(&cluster, 0, "pg");
+    let load = Load::go_on(&cluster, 0, "pg", known);
+    cluster.run(2, &set);
+    until_copies(&cluster, 0, "pg", 1);
+    load.goes_on(200);
+    load.ends(&cluster, 0, 1, "pg");
+}
+
+#[test]
+fn a_clock_that_is_a_year_off_stops_nothing_and_is_told() {
+    let mut cluster = Cluster::bare(3);
+    cluster.found(&[String::new(), String::new()]);
+    cluster.variables = vec![("INFINIT_TEST_CLOCK_OFFSET", "31536000")];
+    let token = {
+        // The token is good by the clock of whoever invites.
+        let variables = std::mem::take(&mut cluster.variables);
+        let token = cluster.run(0, &["network", "invite"]);
+        cluster.variables = variables;
+        token
+    };
+    cluster.refused(2, &["network", "join", token.trim()]).expect(6, &["expired", "network invite"]);
+    cluster.variables.clear();
+    cluster.run(2, &["network", "join", token.trim()]);
+    cluster.variables = vec![("INFINIT_TEST_CLOCK_OFFSET", "31536000")];
+    cluster.start_with(2, &["--listen", "127.0.0.1:0", "--no-mdns"]);
+    cluster.variables.clear();
+    cluster.wait(2);
+    cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
+    cluster.attach(2, "pg");
+    let load = Load::begin(&cluster, 2, "pg");
+    load.goes_on(500);
+    until_copies(&cluster, 2, "pg", 3);
+    load.ends(&cluster, 0, 1, "pg");
+    let output = cluster.command(0, &["doctor", "--output", "json"]).output().unwrap();
+    let checkup: Checkup = serde_json::from_slice(&output.stdout).unwrap();
+    let clocks: Vec<_> = checkup.checks.iter().filter(|check| check.name.starts_with("clock")).collect();
+    let bad: Vec<_> = clocks.iter().filter(|check| check.verdict == Verdict::Error).collect();
+    assert!(bad.len() == 1 && bad[0].finding.contains("ahead"), "{clocks:#?}");
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -1,0 +1,66 @@
+//! Slots whose silos change.
+
+use super::super::temper::{SECOND, Shape};
+use super::super::workload::Kind;
+use super::Script;
+
+/// One slot on three of five silos.
+fn three_of_five() -> Shape {
+    Shape { silos: 5, ..Shape::one(3) }
+}
+
+/// What a silo promised for a slot it refuses to break when it has left: the writer that it was fenced from may believe that
+/// it is one of the slot's still.
+#[test]
+pub fn a_promise_outlasts_leaving() {
+    let mut s = Script::begin("promise_outlasts_leaving", three_of_five());
+    let old = s.serve(1);
+    s.say("the writer stands still, and another takes over");
+    s.world.pause(old, 6 * SECOND);
+    let new = s.serve(2);
+    let a = s.write(new, 0);
+    s.flush(new);
+    s.say("s2 and s3 leave the slot, and forget what they have of it");
+    s.world.ask_for_silos(0, &[0, 3, 4]);
+    s.wait(500);
+    assert_eq!((s.vote(2, 0), s.vote(3, 0)), ((0, 0, true), (0, 0, true)));
+    s.say("the first one goes on, and does not reach s1");
+    s.world.partition(old, 0, true, true, 60 * SECOND);
+    s.wait(6000);
+    let read = s.ask(old, Kind::Read, 0, 1);
+    s.wait(1000);
+    assert!(!s.is_open(old, read) && !s.serves(old), "it was told that it is fenced");
+    s.expect(new, 0, a);
+    s.end();
+}
+
+/// A newcomer that has left before comes again with what it had, and gets what changed since, trims too.
+#[test]
+pub fn who_comes_again_gets_what_changed() {
+    let mut s = Script::begin("comes_again", three_of_five());
+    let w = s.serve(1);
+    let a = s.write(w, 0);
+    s.write(w, 1);
+    s.flush(w);
+    s.wait(1000);
+    s.say("s3 is away, and s4 takes its place");
+    s.crash(3);
+    s.world.ask_for_silos(0, &[0, 1, 3]);
+    s.wait(500);
+    s.trim(w, 1, 1);
+    let b = s.write(w, 2);
+    s.flush(w);
+    s.say("s3 comes back, and is to take the place of s2");
+    s.open(3);
+    s.wait(500);
+    s.world.ask_for_silos(0, &[0, 2, 3]);
+    s.wait(1000);
+    s.say("s1 is gone: what is read now comes from s3 or s4");
+    s.crash(1);
+    s.wait(1000);
+    s.expect(w, 0, a);
+    s.expect(w, 1, 0);
+    s.expect(w, 2, b);
+    s.world.check_content(2);
+    s.end();
+}

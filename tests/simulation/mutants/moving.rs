@@ -1,0 +1,57 @@
+//! Bugs of slots whose silos change.
+
+use infinit::base::mutant::Mutant;
+
+use super::super::golden::moves;
+use super::super::temper::{Fault, MS, Shape, Temper};
+use super::{Case, hunt, script, steered};
+
+const CASES: &[Case] = &[
+    steered(Mutant::SingleMajorityWhileProposed, "many moves", many_moves, 1, 2000),
+    steered(Mutant::CommitBeforeDurable, "many moves", many_moves, 1, 2000),
+    steered(Mutant::NewcomerCountsAtOnce, "many moves", many_moves, 1, 2000),
+    steered(Mutant::StaleConfigurationAccepted, "many moves", many_moves, 1, 2000),
+    steered(Mutant::OverlappingChanges, "many moves", many_moves, 1, 2000),
+    steered(Mutant::TakenForRefused, "many moves", many_moves, 1, 5000),
+    steered(Mutant::UnequalHalf, "halves of four", halves_of_four, 1, 5000),
+    steered(Mutant::HalfUnasked, "halves", halves, 1, 3000),
+    script(Mutant::PromiseDroppedOnLeaving, "a_promise_outlasts_leaving", moves::a_promise_outlasts_leaving),
+];
+
+/// Silos come and go, and now and then a writer or the power does.
+fn many_moves(temper: &mut Temper) {
+    let kept = [Fault::Break, Fault::CrashWriter, Fault::TakeOver, Fault::PowerSilo, Fault::PowerMost, Fault::Isolate];
+    temper.faults.retain(|(fault, _)| kept.contains(fault));
+    temper.faults.push((Fault::Move, 30));
+    temper.shape.silos = temper.shape.silos.max(5);
+    temper.fault_every_ns = 150 * MS;
+    (temper.latency_ns, temper.rough) = ((MS / 5, 2 * MS), (0, 0, 0));
+    temper.governed = false;
+}
+
+/// Two copies, one of which is lost again and again, and writers that do not hear of one another.
+fn halves(temper: &mut Temper) {
+    many_moves(temper);
+    temper.shape = Shape::one(2);
+    temper.shape.silos = 3;
+    temper.faults = vec![
+        (Fault::Move, 20),
+        (Fault::Isolate, 10),
+        (Fault::Partition, 10),
+        (Fault::CrashWriter, 10),
+        (Fault::TakeOver, 10),
+        (Fault::CrashSilo, 10),
+    ];
+    temper.fault_every_ns = 600 * MS;
+}
+
+/// The same with four: the half that is there has not all the same.
+fn halves_of_four(temper: &mut Temper) {
+    halves(temper);
+    temper.shape = Shape::one(4);
+}
+
+#[test]
+fn bugs_of_moving_are_found() {
+    hunt(CASES);
+}
