@@ -63,7 +63,6 @@ pub enum Mutant {
     StaleConfigurationAccepted,
     OverlappingChanges,
     TakenForRefused,
-    UnequalHalf,
     HalfUnasked,
     // The cluster group.
     GroupVoteNotSynced,

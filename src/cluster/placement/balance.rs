@@ -431,7 +431,7 @@ mod tests {
             silos in prop::collection::vec((0u8..8, 1u64..10_000), 1..20),
             held in prop::collection::vec((prop::collection::vec(0u8..24, 0..6), 1usize..7, 1u64..500, 0u8..10), 0..40),
         ) {
-            let of_node = |node: u8| (node % 3 != 0).then(|| ["z0", "z1", "z2", "z3"][usize::from(node % 4)]);
+            let of_node = |node: u8| (!node.is_multiple_of(3)).then(|| ["z0", "z1", "z2", "z3"][usize::from(node % 4)]);
             let candidates: Vec<_> = silos
                 .iter()
                 .enumerate()

@@ -460,7 +460,7 @@ impl Acceptor {
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
         if slot.promise() < epoch || slot.state().config < config {
-            slot.vacate(out);
+            slot.vacate(config, out);
         }
     }
 

@@ -419,7 +419,7 @@ impl Slot {
             Request::Repair { block, parcel, .. } => self.repair(epoch, block, &parcel, out),
             Request::Configure { config, silos, .. } => self.configure(config, &silos, out),
             Request::Dismiss { .. } => {
-                self.vacate(out);
+                self.vacate(self.state.config, out);
                 true
             }
             _ => return,
@@ -568,9 +568,11 @@ impl Slot {
         self.state.adopted == Epoch::ZERO && self.state.incomplete.is_none()
     }
 
-    /// Forgets everything of the slot but what it promised, and to whom (rule 8).
-    pub fn vacate(&mut self, out: &mut Vec<Effect>) {
+    /// Forgets everything of the slot but what it promised, and to whom (rule 8), and the configuration that it is none of: whoever
+    /// knows an older one must not take it for a member that has nothing.
+    pub fn vacate(&mut self, left: ConfigNumber, out: &mut Vec<Effect>) {
         let SlotState { config, promise, holder, lease_ms_max, .. } = self.state.clone();
+        let config = config.max(left);
         let kept = SlotState { config, promise, holder, lease_ms_max, ..SlotState::default() };
         if self.state == kept {
             return;

@@ -111,7 +111,38 @@ fn longest(voters: &[&Peer]) -> (Vec<SiloId>, Vec<(SiloId, Seq)>) {
         })
     };
     let highest = votes().map(|(_, vote)| vote.vote).max().unwrap_or_default();
-    let longest = || votes().filter(|(_, vote)| vote.vote == highest || on(Mutant::UnequalHalf));
+    let longest = || votes().filter(|(_, vote)| vote.vote == highest);
     let owes = longest().filter(|(_, vote)| vote.durable < vote.vote.applied);
     (longest().map(|(silo, _)| silo).collect(), owes.map(|(silo, vote)| (silo, vote.vote.applied)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{Epoch, SlotIndex};
+    use crate::cluster::replication::message::SlotVote;
+    use crate::store::slot::Vote;
+
+    #[test]
+    fn of_a_half_only_the_longest_histories_count_and_their_ends_must_be_on_disks() {
+        let voter = |number: u8, epoch, applied, durable| {
+            let mut peer = Peer::new(SiloId([number; 16]));
+            peer.mode = Mode::Voted(SlotVote {
+                slot: SlotIndex(0),
+                vote: Vote { adopted: Epoch(epoch), applied: Seq(applied) },
+                durable: Seq(durable),
+                committed: Seq(0),
+                incomplete: false,
+                kept_cache: false,
+                peers: Vec::new(),
+            });
+            peer
+        };
+        let (short, long) = (voter(1, 5, 90, 90), voter(2, 5, 95, 93));
+        let older = voter(3, 4, 99, 99);
+        let silo = |number: u8| SiloId([number; 16]);
+        assert_eq!(longest(&[&short, &long, &older]), (vec![silo(2)], vec![(silo(2), Seq(95))]));
+        let same = voter(4, 5, 90, 90);
+        assert_eq!(longest(&[&short, &same]), (vec![silo(1), silo(4)], vec![]));
+    }
 }
