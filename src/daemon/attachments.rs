@@ -369,6 +369,18 @@ impl Attachments {
         futures::future::join_all(detached).await;
     }
 
+    /// Stops serving, for a restart: what is in flight is answered and flushed, and everything stays attached, to be resumed at
+    /// the next start as after a crash, and sooner. Clients that connect again go on.
+    pub async fn leave_attached(&self, limit: Duration) {
+        let all = self.all();
+        let left = all.iter().map(|(_, attached)| async move {
+            if let Err(fault) = attached.let_go(limit).await {
+                tracing::warn!("{fault}");
+            }
+        });
+        futures::future::join_all(left).await;
+    }
+
     /// After a restart: attaches again what was attached here, if nothing answered was lost (rule 15).
     pub async fn resume_all(&self) {
         let file: ExportsFile = match home::load(&self.shared.home.file("exports.toml")) {

@@ -30,6 +30,7 @@ use crate::daemon::attachments::{Attachments, DETACH_LIMIT, GROUP_LIMIT, find};
 use crate::daemon::doctor;
 use crate::daemon::home::Home;
 use crate::daemon::membership;
+use crate::daemon::node::Ending;
 use crate::daemon::peers::Peers;
 use crate::daemon::scrubs::Scrubs;
 use crate::daemon::silos::SiloViews;
@@ -48,7 +49,7 @@ pub struct Control {
     peers: Peers,
     observer: Observer,
     scrubs: Scrubs,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Option<Ending>>,
 }
 
 /// The running API.
@@ -66,7 +67,7 @@ impl Control {
         peers: Peers,
         attachments: Attachments,
         silos: SiloViews,
-        stop: watch::Sender<bool>,
+        stop: watch::Sender<Option<Ending>>,
     ) -> Control {
         let scrubs = Scrubs::new(node, group.clone(), peers.clone(), silos.clone());
         let observer = Observer::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos);
@@ -197,9 +198,12 @@ async fn ready(State(control): State<Control>, Query(query): Query<ReadyQuery>) 
     Answer(control.ready(query.timeout_ms.map_or(Duration::from_secs(30), Duration::from_millis)).await)
 }
 
-async fn stop(State(control): State<Control>) -> Answer<api::Stopping> {
-    control.stop.send_replace(true);
-    Answer(Ok(api::Stopping { node: control.observer.node_ref(control.node) }))
+async fn stop(State(control): State<Control>, body: Bytes) -> Answer<api::Stopping> {
+    Answer(parse(&body).map(|request: api::StopNode| {
+        let ending = if request.keep_attached { Ending::KeepAttached } else { Ending::Detach };
+        control.stop.send_replace(Some(ending));
+        api::Stopping { node: control.observer.node_ref(control.node) }
+    }))
 }
 
 async fn invite(State(control): State<Control>, body: Bytes) -> Answer<api::Invitation> {
@@ -312,7 +316,7 @@ impl Control {
     async fn leave(&self) -> Result<api::Left> {
         let network = self.observer.network()?;
         self.group.propose(Command::Leave { node: self.node, at: wall_seconds() }, GROUP_LIMIT).await?;
-        self.stop.send_replace(true);
+        self.stop.send_replace(Some(Ending::Detach));
         self.home.remove()?;
         Ok(api::Left { id: network.id, name: network.name })
     }

@@ -146,15 +146,18 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     background.extend(open.iter().map(|view| tokio::spawn(view.vitals.clone().watch())));
     attachments.resume_all().await;
 
-    let (stop, mut stopped) = watch::channel(false);
+    let (stop, mut stopped) = watch::channel(None);
     let control =
         Control::new(home.clone(), node, group.clone(), peers.clone(), attachments.clone(), silos.views(), stop);
     let server = ControlServer::start(&home, control).await?;
     tracing::info!("node {} of network '{}' listens on {}", node.short(), network.name, endpoint.address());
 
-    let superseded = wait_for_end(&mut stopped, group.superseded()).await?;
+    let ending = wait_for_end(&mut stopped, group.superseded()).await?;
     tracing::info!("stopping");
-    attachments.detach_all(STOP_LIMIT).await;
+    match ending {
+        Ending::Detach => attachments.detach_all(STOP_LIMIT).await,
+        Ending::KeepAttached | Ending::Superseded => attachments.leave_attached(STOP_LIMIT).await,
+    }
     peers.say_goodbye().await;
     for task in background {
         task.abort();
@@ -172,7 +175,10 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
     silos.stop();
     drop(data_runtime);
     drop(lock);
-    if superseded { Err(regroup::superseded(&network.name)) } else { Ok(()) }
+    match ending {
+        Ending::Superseded => Err(regroup::superseded(&network.name)),
+        Ending::Detach | Ending::KeepAttached => Ok(()),
+    }
 }
 
 /// A broken invariant in any task stops the whole process: half a daemon is worse than none, and a restart is safe.
@@ -353,19 +359,32 @@ async fn remember_members(home: Home, mut state: watch::Receiver<Arc<ClusterStat
     }
 }
 
-/// Returns when a signal or the control API says that it is over, or (true) when the network was recovered without this node.
-async fn wait_for_end(stopped: &mut watch::Receiver<bool>, mut superseded: watch::Receiver<bool>) -> Result<bool> {
+/// How a daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Its volumes are detached.
+    Detach,
+    /// They stay attached: it will be back soon.
+    KeepAttached,
+    /// The network was recovered without this node.
+    Superseded,
+}
+
+/// Returns when a signal or the control API says that it is over, or when the network was recovered without this node.
+async fn wait_for_end(
+    stopped: &mut watch::Receiver<Option<Ending>>,
+    mut superseded: watch::Receiver<bool>,
+) -> Result<Ending> {
     use tokio::signal::unix::{SignalKind, signal};
     let fault = |error: std::io::Error| Fault::failed(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(fault)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fault)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = stopped.wait_for(|stop| *stop) => {}
-        Ok(_) = superseded.wait_for(|is| *is) => return Ok(true),
-    }
-    Ok(false)
+    Ok(tokio::select! {
+        _ = terminate.recv() => Ending::Detach,
+        _ = interrupt.recv() => Ending::Detach,
+        asked = stopped.wait_for(Option::is_some) => asked.ok().and_then(|asked| *asked).unwrap_or(Ending::Detach),
+        Ok(_) = superseded.wait_for(|is| *is) => Ending::Superseded,
+    })
 }
 
 fn member_role(role: Role) -> member::Role {

@@ -12,11 +12,14 @@ use crate::base::units::Span;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 use crate::cli::value;
-use crate::daemon::api::Stopping;
+use crate::daemon::api::{StopNode, Stopping};
 
 /// Stop this machine's node: detach its volumes, write everything out, end
 #[derive(Debug, Args)]
 pub struct StopArgs {
+    /// Leave its volumes attached, for a restart: clients that connect again go on
+    #[arg(long)]
+    keep_attached: bool,
     /// Give up waiting after this time
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = value::positive_span)]
     timeout: Span,
@@ -31,7 +34,7 @@ impl StopArgs {
         let process = daemon_process(&stream)?;
         drop(stream);
         let client = context.daemon().await?.with_timeout(self.timeout.0);
-        let stopping: Stopping = client.post("/v1/node/stop", &serde_json::json!({})).await?;
+        let stopping: Stopping = client.post("/v1/node/stop", &StopNode { keep_attached: self.keep_attached }).await?;
         let spinner = context.terminal.spinner(format!("stopping node {}", stopping.node.name));
         let ended = await_end(process, self.timeout).await;
         spinner.finish_and_clear();
