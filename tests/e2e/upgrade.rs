@@ -1,9 +1,18 @@
 //! Nodes of neighbouring versions in one network, and clocks that disagree.
 
-use infinit::daemon::api::doctor::{Checkup, Verdict};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::e2e::cluster::Cluster;
+use infinit::daemon::api::VolumeState;
+use infinit::daemon::api::doctor::{Checkup, Verdict};
+use infinit::daemon::demo::client::NbdError;
+use tokio::runtime::Runtime;
+
+use crate::e2e::cluster::{Cluster, PATIENCE, eventually};
 use crate::e2e::growth::{Load, until_copies};
+use crate::e2e::ledger::{Ledger, connect_by};
 
 #[test]
 fn a_network_is_upgraded_one_node_after_the_other_and_then_can_what_is_new() {
@@ -70,4 +79,53 @@ fn a_clock_that_is_a_year_off_stops_nothing_and_is_told() {
     let bad: Vec<_> = clocks.iter().filter(|check| check.verdict == Verdict::Error).collect();
     assert!(bad.len() == 1 && bad[0].finding.contains("ahead"), "{clocks:#?}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+const BLOCKS: usize = 256;
+
+/// Writes one block after the other, and again what was not answered when its connection was lost. Returns the longest that
+/// one took.
+async fn write_on(ledger: Arc<Ledger>, socket: PathBuf, ended: Arc<AtomicBool>) -> Duration {
+    let reconnect = async || connect_by(&socket, "pg", Instant::now() + PATIENCE).await.expect("the export is gone");
+    let mut client = reconnect().await;
+    let mut longest = Duration::ZERO;
+    for block in (0..BLOCKS).cycle() {
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+        let begun = Instant::now();
+        while let Err(error) = ledger.put_one(&client, block).await {
+            assert_eq!(error, NbdError::Lost, "a write was refused");
+            client = reconnect().await;
+        }
+        longest = longest.max(begun.elapsed());
+    }
+    longest
+}
+
+#[test]
+fn all_nodes_are_restarted_one_after_the_other_under_load_without_an_error() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
+    cluster.attach(0, "pg");
+    let runtime = Runtime::new().unwrap();
+    let (ledger, ended) = (Ledger::new(BLOCKS), Arc::new(AtomicBool::new(false)));
+    let load = runtime.spawn(write_on(ledger.clone(), cluster.socket(0, "pg"), ended.clone()));
+    let goes_on = || {
+        let before = ledger.answered();
+        assert!(eventually(PATIENCE, || ledger.answered() >= before + 200), "the load hangs");
+    };
+    goes_on();
+    for node in 0..3 {
+        cluster.run(node, &["node", "stop", "--keep-attached"]);
+        cluster.ended(node);
+        cluster.start(node);
+        cluster.wait(node);
+        goes_on();
+        cluster.until_volume(0, "pg", VolumeState::Healthy);
+    }
+    ended.store(true, Ordering::Relaxed);
+    let longest = runtime.block_on(load).unwrap();
+    eprintln!("the longest write took {longest:?}");
+    runtime.block_on(ledger.check(&cluster.socket(0, "pg"), "pg"));
 }

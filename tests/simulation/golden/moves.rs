@@ -1,5 +1,7 @@
 //! Slots whose silos change.
 
+use infinit::cluster::replication::message::{Request, ToSilo};
+
 use super::super::temper::{SECOND, Shape};
 use super::super::workload::Kind;
 use super::Script;
@@ -62,5 +64,41 @@ pub fn who_comes_again_gets_what_changed() {
     s.expect(w, 1, 0);
     s.expect(w, 2, b);
     s.world.check_content(2);
+    s.end();
+}
+
+fn asks_for_sync(message: &ToSilo) -> bool {
+    matches!(message, ToSilo::Rare(_, _, Request::Sync { .. }))
+}
+
+/// What was flushed is on the disks of a majority of the new silos before the old ones are done without.
+#[test]
+pub fn a_new_majority_has_on_disk_what_was_flushed() {
+    let mut s = Script::begin("new_majority_on_disk", three_of_five());
+    let w = s.serve(2);
+    s.write(w, 1);
+    s.flush(w);
+    s.say("s4 and s5 are to take the places of s2 and s3, and s5 is away still");
+    s.crash(5);
+    s.world.ask_for_silos(0, &[0, 3, 4]);
+    s.wait(500);
+    s.say("s1 and s4 write nothing to their disks: a flush is on those of s2 and s3");
+    s.lose(1, asks_for_sync);
+    s.lose(4, asks_for_sync);
+    let a = s.write(w, 0);
+    s.flush(w);
+    s.say("s5 comes, and gets all there is");
+    s.open(5);
+    s.wait(1000);
+    s.say("s1 and s4 lose power, s5 dies, and so does the writer");
+    s.kill(w);
+    s.power(1);
+    s.power(4);
+    s.crash(5);
+    s.lose_no_more();
+    s.open(1);
+    s.open(4);
+    let new = s.serve(3);
+    s.expect(new, 0, a);
     s.end();
 }
