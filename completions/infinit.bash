@@ -22,6 +22,9 @@ _infinit() {
             infinit,demo)
                 cmd="infinit__subcmd__demo"
                 ;;
+            infinit,doctor)
+                cmd="infinit__subcmd__doctor"
+                ;;
             infinit,help)
                 cmd="infinit__subcmd__help"
                 ;;
@@ -45,6 +48,9 @@ _infinit() {
                 ;;
             infinit__subcmd__help,demo)
                 cmd="infinit__subcmd__help__subcmd__demo"
+                ;;
+            infinit__subcmd__help,doctor)
+                cmd="infinit__subcmd__help__subcmd__doctor"
                 ;;
             infinit__subcmd__help,help)
                 cmd="infinit__subcmd__help__subcmd__help"
@@ -78,6 +84,9 @@ _infinit() {
                 ;;
             infinit__subcmd__help__subcmd__network,list)
                 cmd="infinit__subcmd__help__subcmd__network__subcmd__list"
+                ;;
+            infinit__subcmd__help__subcmd__network,recover)
+                cmd="infinit__subcmd__help__subcmd__network__subcmd__recover"
                 ;;
             infinit__subcmd__help__subcmd__network,set)
                 cmd="infinit__subcmd__help__subcmd__network__subcmd__set"
@@ -151,6 +160,9 @@ _infinit() {
             infinit__subcmd__network,list)
                 cmd="infinit__subcmd__network__subcmd__list"
                 ;;
+            infinit__subcmd__network,recover)
+                cmd="infinit__subcmd__network__subcmd__recover"
+                ;;
             infinit__subcmd__network,set)
                 cmd="infinit__subcmd__network__subcmd__set"
                 ;;
@@ -215,7 +227,7 @@ _infinit() {
 
     case "${cmd}" in
         infinit)
-            opts="-q -v -h -V --home --network --output --quiet --verbose --no-color --yes --help --version network node volume status demo completions man help"
+            opts="-q -v -h -V --home --network --output --quiet --verbose --no-color --yes --help --version network node volume status doctor demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -301,8 +313,37 @@ _infinit() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        infinit__subcmd__doctor)
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         infinit__subcmd__help)
-            opts="network node volume status demo completions man help"
+            opts="network node volume status doctor demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -330,6 +371,20 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__demo)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__doctor)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -372,7 +427,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__network)
-            opts="create join invite list show set leave"
+            opts="create join invite list show set leave recover"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -442,6 +497,20 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__help__subcmd__network__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__help__subcmd__network__subcmd__recover)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -800,7 +869,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__network)
-            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create join invite list show set leave"
+            opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help create join invite list show set leave recover"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -958,6 +1027,35 @@ _infinit() {
             ;;
         infinit__subcmd__network__subcmd__list)
             opts="-q -v -h --home --network --output --quiet --verbose --no-color --yes --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --home)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --network)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "table json" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        infinit__subcmd__network__subcmd__recover)
+            opts="-q -v -h --follow --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1209,7 +1307,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__node__subcmd__remove)
-            opts="-y -q -v -h --dead --yes --home --network --output --quiet --verbose --no-color --help"
+            opts="-q -v -h --dead --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1319,7 +1417,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__node__subcmd__stop)
-            opts="-q -v -h --timeout --home --network --output --quiet --verbose --no-color --yes --help"
+            opts="-q -v -h --keep-attached --timeout --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

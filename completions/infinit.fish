@@ -38,26 +38,28 @@ complete -c infinit -n "__fish_infinit_needs_command" -f -a "network" -d 'Create
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "node" -d 'Run this machine\'s node and look at its fellows'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "volume" -d 'Create volumes, attach them and see how they stand'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "status" -d 'Show the network, its nodes and volumes, and what would mend what is wrong'
+complete -c infinit -n "__fish_infinit_needs_command" -f -a "doctor" -d 'Check this machine and the way to the others, and say what to do about what is wrong'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "demo" -d 'Run three nodes on this machine, kill one in the middle of a copy, and prove that nothing was lost'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "completions" -d 'Print what completes this command line in a shell'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "man" -d 'Print a manual page: infinit man | man -l -'
 complete -c infinit -n "__fish_infinit_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l network -d 'Choose the network where this machine has several' -r
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s q -l quiet -d 'Print results and errors only'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s v -l verbose -d 'Tell more; twice tells all'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "create" -d 'Create a network: its keys, and this machine as its first node'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "join" -d 'Join a network with a token that `infinit network invite` printed'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "invite" -d 'Print a token with which other machines join'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "list" -d 'List the networks that this machine belongs to'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "set" -d 'Change what holds for the whole network'
-complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "create" -d 'Create a network: its keys, and this machine as its first node'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "join" -d 'Join a network with a token that `infinit network invite` printed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "invite" -d 'Print a token with which other machines join'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "list" -d 'List the networks that this machine belongs to'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "set" -d 'Change what holds for the whole network'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and not __fish_seen_subcommand_from create join invite list show set leave recover" -f -a "recover" -d 'Go on with what this node knows after the majority of the voters is lost for good; its daemon must not run'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from create" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -127,6 +129,16 @@ complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from leave" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l follow -d 'Forget what this node knows of the cluster instead: the network was recovered on another node that knew less'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand network; and __fish_seen_subcommand_from recover" -s h -l help -d 'Print help'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_seen_subcommand_from run wait list show drain remove stop install" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -148,8 +160,8 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t'Stores data and attaches volumes'
-witness\t'Votes in the cluster group and stores nothing'"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t''
+witness\t''"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -159,7 +171,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -s h -l help -d 'Print help'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l timeout -d 'Give up after this time' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l network -d 'Choose the network where this machine has several' -r
@@ -204,16 +216,17 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l dead -d 'It is lost for good: make its copies anew from the others, without waiting for it'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s y -l yes -d 'Do not ask'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s q -l quiet -d 'Print results and errors only'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from remove" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l timeout -d 'Give up waiting after this time' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l keep-attached -d 'Leave its volumes attached, for a restart: clients that connect again go on'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -s q -l quiet -d 'Print results and errors only'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from stop" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
@@ -223,8 +236,8 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t'Stores data and attaches volumes'
-witness\t'Votes in the cluster group and stores nothing'"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t''
+witness\t''"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l unit-dir -d 'Write the unit to this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l binary -d 'Run this binary [default: this one]' -r -F
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
@@ -238,7 +251,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l yes -d 'Answer yes where something is about to be destroyed'
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -s h -l help -d 'Print help'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -258,7 +271,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_s
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "recover" -d 'Make a detached volume attachable again whose copies lost data, from what is left of it'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and not __fish_seen_subcommand_from create list status attach detach set scrub recover delete" -f -a "delete" -d 'Delete a volume and all it holds; it must not be attached'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l size -d 'Give it this size, a multiple of 4KiB up to 64TiB' -r
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Keep this odd number of copies, each on another node' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l replicas -d 'Keep so many copies, 1 to 7, each on another node' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l durability -d 'Say what an answered write means' -r -f -a "flush\t'A majority has it; a flush puts it on disk, as with any disk\'s own cache'
 write\t'A majority has it on disk'"
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from create" -l lease -d 'Let a writer that vanished keep others out for this time' -r
@@ -312,7 +325,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from detach" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l replicas -d 'Keep so many copies, each on another node: an odd number' -r
+complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l replicas -d 'Keep so many copies, 1 to 7, each on another node' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand volume; and __fish_seen_subcommand_from set" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -361,6 +374,15 @@ complete -c infinit -n "__fish_infinit_using_subcommand status" -s v -l verbose 
 complete -c infinit -n "__fish_infinit_using_subcommand status" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand status" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand status" -s h -l help -d 'Print help'
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -l network -d 'Choose the network where this machine has several' -r
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
+json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -s q -l quiet -d 'Print results and errors only'
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -s v -l verbose -d 'Tell more; twice tells all'
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -l yes -d 'Answer yes where something is about to be destroyed'
+complete -c infinit -n "__fish_infinit_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c infinit -n "__fish_infinit_using_subcommand demo" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand demo" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand demo" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
@@ -390,14 +412,15 @@ complete -c infinit -n "__fish_infinit_using_subcommand man" -s v -l verbose -d 
 complete -c infinit -n "__fish_infinit_using_subcommand man" -l no-color -d 'Print without colors, as the variable NO_COLOR does'
 complete -c infinit -n "__fish_infinit_using_subcommand man" -l yes -d 'Answer yes where something is about to be destroyed'
 complete -c infinit -n "__fish_infinit_using_subcommand man" -s h -l help -d 'Print help'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "network" -d 'Create, join and look at networks: clusters with keys of their own'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "node" -d 'Run this machine\'s node and look at its fellows'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "volume" -d 'Create volumes, attach them and see how they stand'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "status" -d 'Show the network, its nodes and volumes, and what would mend what is wrong'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "demo" -d 'Run three nodes on this machine, kill one in the middle of a copy, and prove that nothing was lost'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "completions" -d 'Print what completes this command line in a shell'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "man" -d 'Print a manual page: infinit man | man -l -'
-complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "network" -d 'Create, join and look at networks: clusters with keys of their own'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "node" -d 'Run this machine\'s node and look at its fellows'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "volume" -d 'Create volumes, attach them and see how they stand'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "status" -d 'Show the network, its nodes and volumes, and what would mend what is wrong'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "doctor" -d 'Check this machine and the way to the others, and say what to do about what is wrong'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "demo" -d 'Run three nodes on this machine, kill one in the middle of a copy, and prove that nothing was lost'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "completions" -d 'Print what completes this command line in a shell'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "man" -d 'Print a manual page: infinit man | man -l -'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and not __fish_seen_subcommand_from network node volume status doctor demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "create" -d 'Create a network: its keys, and this machine as its first node'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "join" -d 'Join a network with a token that `infinit network invite` printed'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "invite" -d 'Print a token with which other machines join'
@@ -405,6 +428,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "show" -d 'Show the network: its id, this machine\'s role, who votes'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "set" -d 'Change what holds for the whole network'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "leave" -d 'Leave the network: this machine\'s passport is revoked and its node stops'
+complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from network" -f -a "recover" -d 'Go on with what this node knows after the majority of the voters is lost for good; its daemon must not run'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "run" -d 'Run this machine\'s node in the foreground until it is told to stop'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "wait" -d 'Wait until this node has joined and the cluster has a quorum'
 complete -c infinit -n "__fish_infinit_using_subcommand help; and __fish_seen_subcommand_from node" -f -a "list" -d 'List the nodes of the network'

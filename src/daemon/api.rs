@@ -13,7 +13,7 @@
 //! | `POST /v1/nodes/{id or name}/drain` | [`going::DrainNode`] | [`Node`]; its copies go elsewhere from now on |
 //! | `POST /v1/nodes/{id or name}/remove` | [`going::RemoveNode`] | [`going::RemovedNode`] |
 //! | `GET /v1/node/ready?timeout_ms=` | | [`Ready`], once it is so; a fault of kind `timed-out` otherwise |
-//! | `POST /v1/node/stop` | [`StopNode`] | [`Stopping`]; then the process ends |
+//! | `POST /v1/node/stop` | [`going::StopNode`] | [`going::Stopping`]; then the process ends |
 //! | `GET /v1/volumes` | | array of [`Volume`] |
 //! | `POST /v1/volumes` | [`CreateVolume`] | [`Volume`] |
 //! | `GET /v1/volumes/{name}` | | [`VolumeStatus`] |
@@ -469,21 +469,6 @@ pub struct Ready {
     #[serde(default)]
     pub nodes_unknown: u32,
     pub nodes: u32,
-}
-
-/// Asks the daemon to stop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StopNode {
-    /// Its volumes stay attached here: it will be back soon, and their clients connect again.
-    #[serde(default)]
-    pub keep_attached: bool,
-}
-
-/// The daemon stops once it has answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopping {
-    pub node: NodeRef,
 }
 
 /// Where an export is served: `unix:PATH` or `tcp:IP:PORT`.

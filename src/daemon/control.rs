@@ -198,11 +198,11 @@ async fn ready(State(control): State<Control>, Query(query): Query<ReadyQuery>) 
     Answer(control.ready(query.timeout_ms.map_or(Duration::from_secs(30), Duration::from_millis)).await)
 }
 
-async fn stop(State(control): State<Control>, body: Bytes) -> Answer<api::Stopping> {
-    Answer(parse(&body).map(|request: api::StopNode| {
+async fn stop(State(control): State<Control>, body: Bytes) -> Answer<api::going::Stopping> {
+    Answer(parse(&body).map(|request: api::going::StopNode| {
         let ending = if request.keep_attached { Ending::KeepAttached } else { Ending::Detach };
         control.stop.send_replace(Some(ending));
-        api::Stopping { node: control.observer.node_ref(control.node) }
+        api::going::Stopping { node: control.observer.node_ref(control.node) }
     }))
 }
 

@@ -65,7 +65,7 @@ fn router(status: api::Status, requests: Requests) -> Router {
         .route("/v1/nodes", get(|| answer(answers::nodes())))
         .route("/v1/nodes/{node}", get(node))
         .route("/v1/node/ready", get(ready))
-        .route("/v1/node/stop", post(|| answer(api::Stopping { node: answers::network().node })))
+        .route("/v1/node/stop", post(|| answer(api::going::Stopping { node: answers::network().node })))
         .route("/v1/volumes", get(|| answer(answers::volumes())).post(create))
         .route("/v1/volumes/{name}", get(volume).delete(delete))
         .route("/v1/volumes/{name}/attach", post(attach))

@@ -15,6 +15,7 @@ const PAGES: [(&str, &[&[&str]]); 4] = [
             &["network", "show", "--help"],
             &["network", "set", "--help"],
             &["network", "leave", "--help"],
+            &["network", "recover", "--help"],
         ],
     ),
     (

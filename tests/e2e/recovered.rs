@@ -28,6 +28,7 @@ fn a_network_that_lost_its_voters_goes_on_with_what_one_node_knows() {
     cluster.refused(0, &["network", "recover", "--yes"]).expect(4, &["has a quorum", "node run"]);
     cluster.refused(0, &["network", "recover", "--follow", "--yes"]).expect(6, &["recovered", "node run"]);
 
+    let other = cluster.id(2);
     cluster.kill(&[1, 2]);
     // Nobody is asked without a terminal.
     cluster.refused(0, &["network", "recover"]).expect(2, &["recovering network prod", "--yes"]);
@@ -46,7 +47,6 @@ fn a_network_that_lost_its_voters_goes_on_with_what_one_node_knows() {
     cluster.start(1);
     cluster.wait(1);
     cluster.until(1, "the other is told", |status| status.volumes.iter().any(|volume| volume.name == "new"));
-    let other = cluster.id(2);
     cluster.until(0, "the third is down", |status| {
         status.nodes.iter().any(|node| node.id.to_string() == other && node.state == NodeState::Down)
     });

@@ -12,7 +12,7 @@ use crate::base::units::Span;
 use crate::cli::context::Context;
 use crate::cli::terminal::Stop;
 use crate::cli::value;
-use crate::daemon::api::{StopNode, Stopping};
+use crate::daemon::api::going::{StopNode, Stopping};
 
 /// Stop this machine's node: detach its volumes, write everything out, end
 #[derive(Debug, Args)]

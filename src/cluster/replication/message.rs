@@ -18,6 +18,8 @@
 //!     64       the record                                                  72    8  `sent` of the last frame accepted
 //! ```
 
+mod shared_bytes;
+
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -209,7 +211,7 @@ pub struct SlotNews {
 pub struct Parcel {
     pub listings: Vec<Listing>,
     /// Whole transfer records, one after the other.
-    #[serde(with = "serde_bytes_shared")]
+    #[serde(with = "shared_bytes")]
     pub records: Bytes,
 }
 
@@ -376,7 +378,7 @@ pub struct SlotVote {
 /// The bytes of a run of blocks; holes are zeroes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockData {
-    #[serde(with = "serde_bytes_shared")]
+    #[serde(with = "shared_bytes")]
     pub bytes: Bytes,
 }
 
@@ -615,43 +617,6 @@ fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(at(bytes, offset))
-}
-
-/// `Bytes` as a byte string.
-mod serde_bytes_shared {
-    use bytes::Bytes;
-    use serde::de::{Error, SeqAccess, Visitor};
-    use serde::{Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(bytes)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
-        deserializer.deserialize_bytes(AsBytes)
-    }
-
-    struct AsBytes;
-
-    impl<'de> Visitor<'de> for AsBytes {
-        type Value = Bytes;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("bytes")
-        }
-
-        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
-            Ok(Bytes::copy_from_slice(bytes))
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Bytes, A::Error> {
-            let mut bytes = Vec::new();
-            while let Some(byte) = sequence.next_element()? {
-                bytes.push(byte);
-            }
-            Ok(bytes.into())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Nodes that are emptied or leave, and what is set for the whole network.
+//! Nodes that are emptied, leave or stop, and what is set for the whole network.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,4 +59,19 @@ pub struct SetNetwork {
     /// A silo that nobody reached for so long is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_after_ms: Option<u64>,
+}
+
+/// Asks the daemon to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopNode {
+    /// Its volumes stay attached here: it will be back soon, and their clients connect again.
+    #[serde(default)]
+    pub keep_attached: bool,
+}
+
+/// The daemon stops once it has answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopping {
+    pub node: NodeRef,
 }

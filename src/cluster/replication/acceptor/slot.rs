@@ -167,22 +167,18 @@ impl Slot {
         self.lease_objection(now, ask)
     }
 
-    /// Whether the lease of an earlier holder runs. A writer counts on a silo's lease for all slots that the silo has, so a
-    /// later one must wait for each of them, whether it asks for that slot or not.
+    /// Whether an earlier holder's lease runs: it counts on it for all slots of the silo's, so the next waits for each of them.
     pub fn lease_objection(&self, now: Moment, ask: &Promotion) -> Option<Refusal> {
-        let state = &self.state;
-        let same = ask.epoch == state.promise && state.holder == Some(ask.holder);
-        let own = ask.own_dead && state.holder == Some(ask.holder);
-        if same || own || ask.epoch <= state.promise {
+        let own = ask.own_dead && self.state.holder == Some(ask.holder);
+        if own || ask.epoch <= self.state.promise {
             return None;
         }
         let until = self.leased_until.filter(|until| *until > now)?;
         let remaining_ms = until.since(now).as_millis() as u64 + 1;
-        Some(Refusal::Leased { epoch: state.promise, remaining_ms })
+        Some(Refusal::Leased { epoch: self.state.promise, remaining_ms })
     }
 
-    /// Whether the holder has asked again since, on the connection that counts: what it asked before comes late, on one that
-    /// is no more.
+    /// Whether the holder has asked again since: what it asked before comes late, on a connection that is no more.
     pub fn asked_since(&self, ask: &Promotion) -> bool {
         let same = ask.epoch == self.state.promise && self.state.holder == Some(ask.holder);
         same && ask.sent < self.asked && !on(Mutant::LatePromotionObeyed)
@@ -568,11 +564,11 @@ impl Slot {
         self.state.adopted == Epoch::ZERO && self.state.incomplete.is_none()
     }
 
-    /// Forgets everything of the slot but what it promised, and to whom (rule 8), and the configuration that it is none of: whoever
-    /// knows an older one must not take it for a member that has nothing.
+    /// Forgets all but what it promised (rule 8), and of which configuration it is none: who knows an older one must not take
+    /// it for a member that has nothing.
     pub fn vacate(&mut self, left: ConfigNumber, out: &mut Vec<Effect>) {
-        let SlotState { config, promise, holder, lease_ms_max, .. } = self.state.clone();
-        let config = config.max(left);
+        let SlotState { promise, holder, lease_ms_max, .. } = self.state.clone();
+        let config = self.state.config.max(left);
         let kept = SlotState { config, promise, holder, lease_ms_max, ..SlotState::default() };
         if self.state == kept {
             return;
