@@ -267,7 +267,6 @@ impl<'a> Balance<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use proptest::prelude::*;
 
@@ -367,23 +366,16 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_nodes_and_ten_thousand_slots_take_less_than_a_second() {
+    fn one_of_a_hundred_nodes_gets_its_share_of_ten_thousand_slots() {
         let slots = slots(10_000, |_| 32 * GIB, 3);
-        let candidates: Vec<_> =
+        let mut nodes: Vec<_> =
             (0..100).map(|i| candidate(i, i, Some(["a", "b", "c", "d"][i as usize % 4]), 16_000 * GIB)).collect();
-        let begun = Instant::now();
-        let before = put(&slots, targets(&candidates, &slots));
-        let fresh = begun.elapsed();
-        let mut more = candidates.clone();
-        more.push(candidate(100, 100, Some("a"), 16_000 * GIB));
-        let begun = Instant::now();
-        let after = put(&slots, targets(&more, &before));
-        println!(
-            "{fresh:?}, and {:?} with one more node; {} slots moved, {} %",
-            begun.elapsed(),
-            moved(&before, &after) / 32 / GIB,
-            imbalance(&more, &after) * 100.0
-        );
+        let before = put(&slots, targets(&nodes, &slots));
+        nodes.push(candidate(100, 100, Some("a"), 16_000 * GIB));
+        let after = put(&slots, targets(&nodes, &before));
+        let (copies, off) = (moved(&before, &after) / 32 / GIB, imbalance(&nodes, &after));
+        assert!(copies <= 30_000 / 101 + 1, "{copies} copies moved");
+        assert!(off <= 0.05, "{off}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub fn a_new_majority_has_on_disk_what_was_flushed() {
     s.say("s1 and s4 write nothing to their disks: a flush is on those of s2 and s3");
     s.lose(1, asks_for_sync);
     s.lose(4, asks_for_sync);
-    let a = s.write(w, 0);
+    let written: Vec<_> = (2..10).map(|block| (block, s.write(w, block))).collect();
     s.flush(w);
     s.say("s5 comes, and gets all there is");
     s.open(5);
@@ -99,6 +99,8 @@ pub fn a_new_majority_has_on_disk_what_was_flushed() {
     s.open(1);
     s.open(4);
     let new = s.serve(3);
-    s.expect(new, 0, a);
+    for (block, tag) in written {
+        s.expect(new, block, tag);
+    }
     s.end();
 }
