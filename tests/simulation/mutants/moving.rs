@@ -13,11 +13,6 @@ const CASES: &[Case] = &[
     steered(Mutant::OverlappingChanges, "many moves", many_moves, 1, 2000),
     steered(Mutant::TakenForRefused, "many moves", many_moves, 229, 5000),
     steered(Mutant::HalfUnasked, "halves", halves, 4, 3000),
-    script(
-        Mutant::CommitBeforeDurable,
-        "a_new_majority_has_on_disk_what_was_flushed",
-        moves::a_new_majority_has_on_disk_what_was_flushed,
-    ),
     script(Mutant::PromiseDroppedOnLeaving, "a_promise_outlasts_leaving", moves::a_promise_outlasts_leaving),
 ];
 
