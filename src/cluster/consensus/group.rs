@@ -314,11 +314,11 @@ impl Group {
         }
     }
 
-    /// Whether this member has a log, and the network was recovered without it.
+    /// Whether the network was recovered since what this member knows to be committed. Its own term says nothing: it hears of the new
+    /// one before it has any of the log.
     fn is_of_the_past(&self, term: u64) -> bool {
-        let metrics = self.inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.last_log_index.is_some() && generation(term) > generation(metrics.current_term)
+        let committed = self.inner.raft.metrics().borrow_watched().local_committed;
+        committed.is_some_and(|id| generation(term) > generation(id.leader_id.term))
     }
 
     /// Set once a recovered network cannot take this member with what it knows beyond it.

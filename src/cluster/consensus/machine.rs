@@ -3,6 +3,7 @@
 //! The state lives in memory. On disk is the last snapshot; after a restart the log's committed entries beyond it are
 //! applied again. So an accepted command costs one log commit and no more.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::cluster::consensus::types::{
 };
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{Command, Outcome};
+use crate::cluster::state::level::Level;
 use crate::cluster::state::refusal::Refusal;
 
 /// Where the applied state is seen from outside.
@@ -104,7 +106,8 @@ impl Machine {
         // Copies the state once a batch, because the published one is held by those who watch it.
         let answer = self.sessions.once(&proposal.ticket, || Arc::make_mut(cluster).apply(proposal.command));
         if leaves && answer.is_ok() {
-            self.sessions.keep_only(|node| cluster.members.contains_key(node));
+            let recent = if cluster.level >= Level(1) { cluster.left_lately() } else { BTreeSet::new() };
+            self.sessions.keep_only(|node| cluster.members.contains_key(node) || recent.contains(node));
         }
         answer
     }

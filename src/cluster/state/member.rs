@@ -16,6 +16,9 @@ use crate::cluster::state::{ClusterState, Network};
 /// How long the uses of an expired invitation are remembered, in seconds: clocks differ.
 const INVITATION_KEPT_SECONDS: u64 = 7 * 86_400;
 
+/// Of so many that left, what they proposed last is remembered.
+const LEFT_LATELY_MAX: usize = 16;
+
 /// What a member is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -245,6 +248,13 @@ impl ClusterState {
             }
         }
         Ok(())
+    }
+
+    /// Those that left last: what they had proposed may still arrive, and is to be known again.
+    pub fn left_lately(&self) -> BTreeSet<NodeId> {
+        let mut left: Vec<(u64, NodeId)> = self.revoked.iter().map(|(node, at)| (*at, *node)).collect();
+        left.sort_unstable();
+        left.into_iter().rev().take(LEFT_LATELY_MAX).map(|(_, node)| node).collect()
     }
 
     pub(super) fn leave(&mut self, node: NodeId, at: u64) -> Result<Outcome, Refusal> {
