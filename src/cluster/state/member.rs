@@ -218,6 +218,7 @@ impl ClusterState {
             self.check_room_without(node)?;
         }
         if duty == Duty::Leaves {
+            self.check_copies_without(node)?;
             // Whoever attaches gets a higher epoch, and waits out the lease.
             for volume in self.volumes.values_mut() {
                 volume.attachment.take_if(|attachment| attachment.node == node);
@@ -248,6 +249,19 @@ impl ClusterState {
             }
         }
         Ok(())
+    }
+
+    /// Whether each slot has a copy elsewhere: what a node that will not come back has alone is lost with it, and a person is to
+    /// say so.
+    fn check_copies_without(&self, node: NodeId) -> Result<(), Refusal> {
+        let stays = |other: NodeId| self.members.get(&other).is_some_and(|member| member.duty != Duty::Leaves);
+        let is_elsewhere =
+            |silo: &SiloId| self.silos.get(silo).is_some_and(|info| info.node != node && stays(info.node));
+        let is_lost = |volume: &&Volume| volume.slots.iter().any(|slot| !slot.silos.iter().any(is_elsewhere));
+        match self.volumes.values().find(is_lost) {
+            Some(volume) => Err(Refusal::LastCopy { node: self.node_label(node), volume: volume.name.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Those that left last: what they had proposed may still arrive, and is to be known again.

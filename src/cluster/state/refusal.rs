@@ -132,6 +132,11 @@ pub enum Refusal {
     },
     /// Some member runs an older version.
     NotAllUnderstand,
+    /// A volume has no other copy than on this node.
+    LastCopy {
+        node: String,
+        volume: String,
+    },
 }
 
 impl Refusal {
@@ -168,6 +173,7 @@ impl Refusal {
             | Refusal::TooFewNodes { .. }
             | Refusal::NoRoomElsewhere { .. }
             | Refusal::NotAllUnderstand
+            | Refusal::LastCopy { .. }
             | Refusal::Superseded
             | Refusal::BadSilos { .. }
             | Refusal::TwoOfANode { .. } => Kind::Failed,
@@ -192,6 +198,7 @@ impl Refusal {
                 0 => "add a node with a silo".into(),
                 fit => format!("add a node, or: infinit volume set {volume} --replicas {fit}"),
             },
+            Refusal::LastCopy { volume, .. } => format!("if it may be lost: infinit volume delete {volume}"),
             Refusal::NotAllUnderstand => "see the versions: infinit node list".into(),
             Refusal::BadDownAfter { .. } => "the default of --down-after 10m suits most".into(),
             Refusal::RoleGivesNoSilos { .. } => "infinit network invite --role storage".into(),
@@ -306,6 +313,9 @@ impl fmt::Display for Refusal {
                     several => format!("are {several} nodes"),
                 }
             ),
+            Refusal::LastCopy { node, volume } => {
+                write!(f, "volume '{volume}' has no other copy of some of its data than on node {node}")
+            }
             Refusal::NotAllUnderstand => {
                 f.write_str("a node of the network runs a version that does not know this yet")
             }

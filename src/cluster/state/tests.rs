@@ -523,3 +523,18 @@ fn nothing_is_decided_that_a_member_does_not_understand() {
     state.apply(Command::Raise { level: Level(0) }).unwrap();
     assert_eq!(state.level, Level(1));
 }
+
+#[test]
+fn the_last_copy_is_not_given_up_with_a_dead_node() {
+    let mut state = cluster();
+    let volume = state.volumes.get_mut(&volume(0)).unwrap();
+    for slot in &mut volume.slots {
+        slot.silos = vec![silo(1)];
+    }
+    volume.policy.replicas = 1;
+    let leaves = |index: u8| Command::SetDuty { node: node(index), duty: Duty::Leaves };
+    let refused = state.apply(leaves(1)).unwrap_err();
+    assert_eq!(refused.to_string(), "volume 'pg' has no other copy of some of its data than on node host-1");
+    assert_eq!(Fault::from(refused).hint.as_deref(), Some("if it may be lost: infinit volume delete pg"));
+    state.apply(leaves(2)).unwrap();
+}
