@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId};
-use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot};
+use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot, after};
 use crate::cluster::replication::writer::{Phase, Writer};
 use crate::store::slot::Vote;
 
@@ -141,7 +141,7 @@ fn lacks(slot: &Slot, applied: Seq) -> Option<(u64, u64)> {
     if !slot.adopted || applied < slot.memory_starts() {
         return None;
     }
-    let from = slot.retained.partition_point(|retained| retained.seq <= applied);
+    let from = after(&slot.retained, applied);
     let records = slot.retained.range(from..);
     Some((records.len() as u64, records.map(|retained| retained.record.payload.len() as u64).sum()))
 }
