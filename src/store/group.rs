@@ -115,9 +115,18 @@ impl Group {
         if single && self.versions.iter().all(Version::exists) {
             return;
         }
-        let mut kept = Group::empty();
-        for (block, versions) in self.each_block() {
-            let mut versions = versions.to_vec();
+        let count = self.versions.len();
+        let mut kept = Group { blocks: Vec::with_capacity(count), versions: Vec::with_capacity(count) };
+        let mut versions = Vec::new();
+        for (block, held) in self.each_block() {
+            if let [version] = held
+                && version.exists()
+            {
+                kept.blocks.push(block);
+                kept.versions.push(*version);
+                continue;
+            }
+            versions.extend_from_slice(held);
             retention.prune_all(&mut versions);
             kept.blocks.extend(std::iter::repeat_n(block, versions.len()));
             kept.versions.append(&mut versions);

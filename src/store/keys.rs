@@ -227,14 +227,16 @@ pub(crate) fn pack(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
+/// Asked of each entry for several runs, and nearly always in vain: the cheapest question comes first.
 fn continues((block, version): &Entry, (next_block, next): &Entry) -> bool {
-    let beside = match (version.place, next.place) {
-        (Place::Data { segment, offset, .. }, Place::Data { segment: next_segment, offset: next_offset, .. }) => {
-            segment == next_segment && offset.checked_add(BLOCK_BYTES as u32) == Some(next_offset)
+    *next_block == block + 1
+        && version.stamp == next.stamp
+        && match (version.place, next.place) {
+            (Place::Data { segment, offset, .. }, Place::Data { segment: next_segment, offset: next_offset, .. }) => {
+                segment == next_segment && offset.checked_add(BLOCK_BYTES as u32) == Some(next_offset)
+            }
+            (place, next_place) => place == next_place,
         }
-        (place, next_place) => place == next_place,
-    };
-    *next_block == block + 1 && version.stamp == next.stamp && beside
 }
 
 /// Unpacks a group into versions in order of block, then of stamp.
@@ -255,7 +257,7 @@ pub fn fuzz_rows(bytes: &[u8]) {
 
 fn read_runs(bytes: &[u8]) -> Option<Vec<Entry>> {
     let (&ROW_VERSION, mut rest) = bytes.split_first()? else { return None };
-    let mut entries = Vec::new();
+    let mut entries = Vec::with_capacity(rest.len() / (RUN_HEAD_BYTES + 12) + 1);
     while !rest.is_empty() {
         let (head, tail) = rest.split_first_chunk::<RUN_HEAD_BYTES>()?;
         let (first, count) = (head[0] & 63, u64::from(head[1]) + 1);

@@ -1,7 +1,7 @@
 //! What three nodes on one machine cost at the very least, for `tests/bench/nbd`: an NBD server that keeps a copy in a file
 //! of its own and one with each of two peers, over TCP, and answers a write at a majority. No encryption, no checksums, no
 //! order, no recovery, no index: nothing but the system calls that every such server makes, one thread a process, for one
-//! client that asks for one thing at a time. Built by `rustc -O` alone.
+//! client, one request after the other even if it asks for several at a time. Built by `rustc -O` alone.
 //!
 //! ```text
 //! floor peer FILE                             writes its port to stdout

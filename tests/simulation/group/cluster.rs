@@ -9,6 +9,7 @@ use infinit::base::id::{Epoch, Incarnation, InvitationId, NetworkId, NodeId, Sil
 use infinit::cluster::consensus::runtime::simulated::{self, Host, Overheard, Sleep};
 use infinit::cluster::consensus::{Group, GroupOptions, LogError, LogFile, Storage};
 use infinit::cluster::state::command::{Command, Genesis, Invitation, Join, NewMember};
+use infinit::cluster::state::level::Level;
 use infinit::cluster::state::member::Role;
 use infinit::store::faulty::{Crash, FaultyDisk};
 
@@ -21,6 +22,9 @@ use super::temper::Temper;
 
 /// Members there ever are in one simulation, those that left included.
 pub const NODES_MAX: usize = 8;
+
+/// How long the only member may take to raise the network's level.
+const RAISING_MAX: Duration = Duration::from_secs(10);
 
 /// One machine, and what it remembers over its processes' lives.
 pub struct Node {
@@ -135,9 +139,14 @@ impl Cluster {
             let (host, proposing) = (cluster.shared().nodes[founder].life.as_ref().unwrap().host, cluster.clone());
             let genesis = genesis(founder);
             host.spawn(async move {
-                match group.bootstrap(genesis).await {
+                if let Err(error) = group.bootstrap(genesis).await {
+                    return proposing.fail(format!("the founding failed: {error}"));
+                }
+                // As the leader does where all members know the level, which all do here.
+                let raised = group.propose(Command::Raise { level: Level::OWN }, RAISING_MAX).await;
+                match raised {
                     Ok(_) => then(&proposing),
-                    Err(error) => proposing.fail(format!("the founding failed: {error}")),
+                    Err(error) => proposing.fail(format!("the level was not raised: {error}")),
                 }
             });
         });

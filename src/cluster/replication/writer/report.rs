@@ -8,7 +8,7 @@ use crate::base::block::{BLOCK_BYTES, EXTENT_BLOCKS};
 use crate::base::clock::Moment;
 use crate::base::id::{Seq, SiloId};
 use crate::cluster::replication::writer::catchup::CatchUp;
-use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot};
+use crate::cluster::replication::writer::slots::{Mode, OutReason, Peer, Slot, after};
 use crate::cluster::replication::writer::{Phase, Writer};
 use crate::store::slot::Vote;
 
@@ -181,7 +181,7 @@ fn lacks(slot: &Slot, applied: Seq) -> Option<(u64, u64)> {
     if !slot.adopted || applied < slot.memory_starts() {
         return None;
     }
-    let from = slot.retained.partition_point(|retained| retained.seq <= applied);
+    let from = after(&slot.retained, applied);
     let records = slot.retained.range(from..);
     Some((records.len() as u64, records.map(|retained| retained.record.payload.len() as u64).sum()))
 }

@@ -26,6 +26,24 @@ pub struct Retained {
     pub sync: bool,
 }
 
+/// Where in the memory the first write after `seq` is. Asked with every write and every acknowledgement, mostly for one of
+/// the last writes: the search begins there, since a search of the whole would miss the processor's caches.
+pub fn after(retained: &VecDeque<Retained>, seq: Seq) -> usize {
+    let is_later = |index: usize| retained[index].seq > seq;
+    let (mut low, mut high, mut step) = (retained.len(), retained.len(), 1);
+    // All from `high` on are later.
+    while low > 0 && is_later(low - 1) {
+        high = low - 1;
+        low = high.saturating_sub(step);
+        step *= 2;
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_later(middle) { high = middle } else { low = middle + 1 }
+    }
+    high
+}
+
 /// How a silo takes part in a slot.
 #[derive(Clone, Debug)]
 pub enum Mode {
@@ -297,4 +315,31 @@ impl Slot {
 /// The size of a majority of a set of silos.
 pub fn majority_of(set: &[SiloId]) -> usize {
     set.len() / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{SlotKey, Stamp, VolumeId};
+
+    #[test]
+    fn the_first_write_after_a_number_is_found_wherever_it_is() {
+        let key = SlotKey { volume: VolumeId([1; 16]), slot: SlotIndex(0) };
+        // The numbers of one slot have gaps: a volume's writes go to several.
+        let retained = |seq: u64| Retained {
+            seq: Seq(seq),
+            previous: Seq(seq.saturating_sub(1)),
+            record: Record::trim(key, 0, 4096, Stamp::new(Epoch(1), Seq(seq))),
+            request: None,
+            durable: false,
+            sync: false,
+        };
+        for count in 0..70_u64 {
+            let memory: VecDeque<Retained> = (1..=count).map(|number| retained(number * 3)).collect();
+            for seq in 0..=count * 3 + 2 {
+                let expected = memory.iter().position(|held| held.seq > Seq(seq)).unwrap_or(memory.len());
+                assert_eq!(after(&memory, Seq(seq)), expected, "after {seq} of {count}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::base::id::{Seq, SiloId, SlotIndex};
 use crate::base::mutant::{Mutant, on};
 use crate::cluster::replication::message::{Ack, Append, ToSilo};
 use crate::cluster::replication::order::RequestId;
-use crate::cluster::replication::writer::slots::{Mode, Peer};
+use crate::cluster::replication::writer::slots::{Mode, Peer, after};
 use crate::cluster::replication::writer::{Output, Phase, RESEND_AFTER, WINDOW_BYTES, Writer};
 
 impl Writer {
@@ -30,7 +30,7 @@ impl Writer {
             peer.lagging = true;
             return;
         }
-        let from = slot.retained.partition_point(|retained| retained.seq <= peer.sent);
+        let from = after(&slot.retained, peer.sent);
         for retained in slot.retained.range(from..) {
             if peer.in_flight_bytes >= WINDOW_BYTES {
                 break;
@@ -107,7 +107,7 @@ impl Writer {
         let durable = slot.majority_at(|peer| peer.durable);
         let mut answered: Vec<RequestId> = Vec::new();
         if applied > slot.answered {
-            let from = slot.retained.partition_point(|retained| retained.seq <= slot.answered);
+            let from = after(&slot.retained, slot.answered);
             for retained in slot.retained.range_mut(from..) {
                 if retained.seq > applied {
                     break;
