@@ -15,7 +15,7 @@ use rustix::io::ReadWriteFlags;
 /// The lock of a silo. Dropping it releases the silo.
 pub trait DiskLock: Send + Sync {}
 
-/// One flat directory. Creations and removals are durable only after [`Disk::sync_dir`].
+/// One flat directory. Creations, removals and new names are durable only after [`Disk::sync_dir`].
 pub trait Disk: Send + Sync + 'static {
     /// The names of everything in the directory, in order, folders included.
     fn list(&self) -> io::Result<Vec<String>>;
@@ -24,7 +24,9 @@ pub trait Disk: Send + Sync + 'static {
     /// Creates a file that does not exist yet.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations and removals durable.
+    /// Gives a file another name; whatever had that name is gone.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes creations, removals and new names durable.
     fn sync_dir(&self) -> io::Result<()>;
     /// Takes the directory for this process alone; [`io::ErrorKind::WouldBlock`] if it is taken.
     fn lock(&self) -> io::Result<Box<dyn DiskLock>>;
@@ -120,6 +122,10 @@ impl Disk for RealDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -29,6 +29,8 @@ const FORMATS: TableDefinition<&str, u32> = TableDefinition::new("format");
 const ENTRIES: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("entries");
 const FACTS: TableDefinition<(u64, u8), &[u8]> = TableDefinition::new("facts");
 
+/// What follows the name of a file in the making.
+const UNFINISHED: &str = ".new";
 /// redb's cache: the file is small and read once.
 const CACHE_BYTES: usize = 4 << 20;
 /// Changes that wait before their senders wait.
@@ -185,13 +187,16 @@ impl LogFile {
     /// Opens or creates the file, and reads and checks all of it.
     pub async fn open(path: PathBuf) -> Result<LogFile, LogError> {
         Self::start(move || {
-            forget_cache(&path).map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
-            let database = redb::Builder::new().set_cache_size(CACHE_BYTES).create(&path)?;
-            // A new file is not there after a power loss unless its folder is synced too.
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?;
-            Ok(database)
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| storage(io::ErrorKind::InvalidInput.into()))?;
+            let builder = || {
+                let mut builder = redb::Builder::new();
+                builder.set_cache_size(CACHE_BYTES);
+                builder
+            };
+            make_ready(&RealDisk::new(folder), name, |new| builder().create(folder.join(new)))?;
+            builder().open(&path)
         })
         .await
     }
@@ -262,16 +267,34 @@ impl LogFile {
     }
 }
 
+/// Sees to it that the file is there. A new one is made under another name, and gets its own once all of it is on the disk:
+/// one whose making was interrupted could not be told from a damaged one.
+///
 /// What an earlier process could not sync may be in the page cache and nowhere else, and no later sync writes it. What is
 /// read must be what the disk has, or a vote or an entry that counts as durable goes with the next loss of power.
-fn forget_cache(path: &Path) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
-    match RealDisk::new(folder).open(name) {
-        Ok(file) => file.sync_and_forget(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+pub fn make_ready(
+    disk: &impl Disk,
+    name: &str,
+    make: impl FnOnce(&str) -> Result<Database, DatabaseError>,
+) -> Result<(), DatabaseError> {
+    match disk.open(name) {
+        Ok(file) => return file.sync_and_forget().map_err(storage),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(storage(error)),
     }
+    let new = format!("{name}{UNFINISHED}");
+    match disk.remove(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(storage(error)),
+        _ => {}
+    }
+    drop(make(&new)?);
+    let synced = disk.open(&new).and_then(|file| file.sync_data());
+    let named = synced.and_then(|()| disk.rename(&new, name)).and_then(|()| disk.sync_dir());
+    named.map_err(storage)
+}
+
+fn storage(error: io::Error) -> DatabaseError {
+    DatabaseError::Storage(redb::StorageError::Io(error))
 }
 
 fn closed() -> io::Error {
@@ -460,6 +483,62 @@ fn checksum(group: u64, place: u64, bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::disk::DiskFile;
+    use crate::store::faulty::{Crash, FaultyDisk};
+
+    struct OnDisk(Arc<dyn DiskFile>);
+
+    impl fmt::Debug for OnDisk {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a file")
+        }
+    }
+
+    impl StorageBackend for OnDisk {
+        fn len(&self) -> io::Result<u64> {
+            self.0.size()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read_at(out, offset)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.0.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write_vectored_at(&mut [io::IoSlice::new(data)], offset)
+        }
+    }
+
+    /// Wherever the making of the file is interrupted, the next start makes it anew or has it whole.
+    #[test]
+    fn a_file_whose_making_was_interrupted_is_made_anew() {
+        let builder = redb::Builder::new;
+        let mut interrupted = 0;
+        for crash in [Crash::Process, Crash::Power] {
+            for step in 0.. {
+                let disk = FaultyDisk::new(step);
+                let make = |new: &str| builder().create_with_backend(OnDisk(disk.create(new).map_err(storage)?));
+                disk.crash_after(step, crash);
+                let made = make_ready(&disk, "log", make);
+                if made.is_ok() {
+                    break;
+                }
+                interrupted += 1;
+                disk.restart();
+                make_ready(&disk, "log", make).unwrap();
+                builder().create_with_backend(OnDisk(disk.open("log").unwrap())).unwrap();
+                assert_eq!(disk.list().unwrap(), ["log"]);
+            }
+        }
+        assert!(interrupted > 10, "{interrupted}");
+    }
 
     /// No flipped bit in the file makes a row disappear or change: it is told, or does no harm.
     #[tokio::test]

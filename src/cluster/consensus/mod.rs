@@ -47,7 +47,7 @@ mod types;
 mod wire;
 
 pub use crate::cluster::consensus::group::Group;
-pub use crate::cluster::consensus::log_file::{Damage, GroupNumber, LogError, LogFile};
+pub use crate::cluster::consensus::log_file::{Damage, GroupNumber, LogError, LogFile, make_ready};
 pub use crate::cluster::consensus::status::GroupStatus;
 pub use crate::cluster::consensus::stored::{fuzz_stored, fuzz_stored_inputs};
 pub use crate::cluster::consensus::types::Tuning;

@@ -214,7 +214,7 @@ impl Cluster {
             let shared = self.shared();
             (shared.nodes[node].disk.clone(), shared.temper.tuning, shared.nodes.len())
         };
-        let disk = LogDisk::open(&disk, host).map_err(|error| LogError::Inconsistent(error.to_string()))?;
+        let disk = LogDisk::open(&disk, host).map_err(LogError::Open)?;
         let file = LogFile::open_on(disk).await?;
         let group = Group::start(GroupOptions {
             node: id(node),

@@ -5,10 +5,11 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use infinit::cluster::consensus::make_ready;
 use infinit::cluster::consensus::runtime::simulated::{self, Host};
 use infinit::store::disk::{Disk, DiskFile};
 use infinit::store::faulty::FaultyDisk;
-use redb::StorageBackend;
+use redb::{DatabaseError, StorageBackend, StorageError};
 
 const FILE: &str = "cluster.redb";
 
@@ -20,18 +21,19 @@ pub struct LogDisk {
 
 impl LogDisk {
     /// The file, for a process; made if it is not there.
-    pub fn open(disk: &FaultyDisk, host: Host) -> io::Result<LogDisk> {
-        let file = match disk.open(FILE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = disk.create(FILE)?;
-                disk.sync_dir()?;
-                file
-            }
-            other => other?,
-        };
-        // As the product does with a real file.
-        file.sync_and_forget()?;
-        Ok(LogDisk { disk: disk.clone(), file, host })
+    pub fn open(disk: &FaultyDisk, host: Host) -> Result<LogDisk, DatabaseError> {
+        let on = |file| LogDisk { disk: disk.clone(), file, host };
+        let failed = |error| DatabaseError::Storage(StorageError::Io(error));
+        let made = make_ready(disk, FILE, |new| {
+            let file = disk.create(new).map_err(failed)?;
+            redb::Builder::new().create_with_backend(on(file))
+        });
+        // A process whose machine goes down dies there.
+        if made.is_err() && disk.is_down() {
+            host.kill();
+        }
+        made?;
+        disk.open(FILE).map(on).map_err(failed)
     }
 
     fn judged<T>(&self, result: io::Result<T>) -> io::Result<T> {
