@@ -67,8 +67,9 @@ pub fn who_comes_again_gets_what_changed() {
     s.end();
 }
 
+/// What makes a silo write to its disk: also what it is told of the slot's silos, which it keeps.
 fn asks_for_sync(message: &ToSilo) -> bool {
-    matches!(message, ToSilo::Rare(_, _, Request::Sync { .. }))
+    matches!(message, ToSilo::Rare(_, _, Request::Sync { .. } | Request::Configure { .. }))
 }
 
 /// What was flushed is on the disks of a majority of the new silos before the old ones are done without.
@@ -89,7 +90,8 @@ pub fn a_new_majority_has_on_disk_what_was_flushed() {
     s.flush(w);
     s.say("s5 comes, and gets all there is");
     s.open(5);
-    s.wait(1000);
+    // The cluster state may take its time to decide.
+    s.wait(5000);
     s.say("s1 and s4 lose power, s5 dies, and so does the writer");
     s.kill(w);
     s.power(1);

@@ -9,6 +9,7 @@ use super::{Case, hunt, script, steered};
 const CASES: &[Case] = &[
     steered(Mutant::SingleMajorityWhileProposed, "many moves", many_moves, 238, 2000),
     steered(Mutant::NewcomerCountsAtOnce, "many moves", many_moves, 1, 2000),
+    script(Mutant::CommitBeforeDurable, "new_majority_on_disk", moves::a_new_majority_has_on_disk_what_was_flushed),
     steered(Mutant::StaleConfigurationAccepted, "many moves", many_moves, 264, 2000),
     steered(Mutant::OverlappingChanges, "many moves", many_moves, 1, 2000),
     steered(Mutant::TakenForRefused, "many moves", many_moves, 229, 5000),
