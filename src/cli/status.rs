@@ -57,6 +57,9 @@ fn screen(terminal: &Terminal, status: &Status) -> String {
         text.push('\n');
         text.push_str(&volume::list::table(terminal, &status.volumes));
     }
+    if let Some(moving) = &status.moving {
+        text.push_str(&format!("\nmoving: {}\n", volume::status::moving(moving)));
+    }
     let problems = problems(status);
     text.push('\n');
     if problems.is_empty() {

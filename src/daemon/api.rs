@@ -34,6 +34,7 @@ pub mod going;
 pub mod recovery;
 pub mod scrub;
 pub mod silo;
+pub mod slot;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -44,11 +45,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base::block::{BLOCK_BYTES, VOLUME_BYTES_MAX};
 use crate::base::error::{Fault, Kind, Result};
-use crate::base::id::{ConfigNumber, Epoch, InvitationId, NetworkId, NodeId, SiloId, SlotIndex, VolumeId};
+use crate::base::id::{Epoch, InvitationId, NetworkId, NodeId, SiloId, VolumeId};
 use crate::base::units::Size;
 use crate::cluster::state::volume::{self, check_lease};
 use crate::daemon::api::going::Duty;
 use crate::interface::nbd::Counts;
+
+pub use crate::daemon::api::slot::{Moving, Replica, ReplicaState, Slot};
 
 /// The file name of the control socket in a daemon's home.
 pub const SOCKET: &str = "control.sock";
@@ -73,6 +76,9 @@ pub struct Status {
     pub network: Network,
     pub nodes: Vec<Node>,
     pub volumes: Vec<Volume>,
+    /// What is being copied, of all volumes together; absent while nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// What is wrong beyond single volumes: a node down, no quorum, a damaged silo.
     pub warnings: Vec<Warning>,
 }
@@ -162,6 +168,9 @@ pub struct Node {
     /// Copies of slots that lie on its silos.
     #[serde(default)]
     pub copies: u32,
+    /// Why some of its copies do not go, though they should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     pub silos: Vec<Silo>,
 }
 
@@ -234,9 +243,15 @@ pub struct Volume {
     /// What would mend it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
+    /// Copies that its slots should have beyond those that are up to date, or as good as can be seen while it is detached.
+    #[serde(default)]
+    pub missing_copies: u32,
     /// Slots that do not lie yet where they should.
     #[serde(default)]
     pub moving_slots: u32,
+    /// What is being copied; absent while nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attachment: Option<Attachment>,
 }
@@ -289,64 +304,6 @@ pub struct VolumeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repaired_blocks: Option<u64>,
     pub slots: Vec<Slot>,
-}
-
-/// One slot of a volume and its copies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slot {
-    pub slot: SlotIndex,
-    pub configuration: ConfigNumber,
-    pub state: VolumeState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    pub replicas: Vec<Replica>,
-    /// Copies that are being made and count for nothing yet.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub joining: Vec<Replica>,
-}
-
-/// One copy of a slot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replica {
-    pub silo: SiloId,
-    pub node: NodeRef,
-    pub state: ReplicaState,
-    /// The bytes of the writes that it lacks, and their number, trims included; null where that is not known: nobody
-    /// has the volume attached, or more was written since than is remembered.
-    #[serde(default)]
-    pub behind_bytes: Option<u64>,
-    #[serde(default)]
-    pub behind_writes: Option<u64>,
-    /// What it has received so far of what it missed; absent unless it is catching up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub moved_bytes: Option<u64>,
-    /// How fast that was so far, and how long the rest takes if it goes on so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_second: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left_ms: Option<u64>,
-    /// Another copy takes its place.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub leaves: bool,
-}
-
-/// How one copy stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReplicaState {
-    UpToDate,
-    /// Receives what it misses; counts in majorities once it has it.
-    CatchingUp,
-    /// Within reach, and compared with the others at the next attach: nobody has the volume attached now.
-    Idle,
-    Down,
-    Damaged,
-    /// Its silo is not the one that the cluster knows.
-    Foreign,
-    /// Its silo's disk has not answered for some seconds.
-    Stalled,
-    /// Whether its node is up is not known yet.
-    Unknown,
 }
 
 /// Asks for a new volume.

@@ -21,7 +21,7 @@ use crate::cluster::replication::driver::{DriverHandle, Life, Target};
 use crate::cluster::replication::service::Silos;
 use crate::cluster::replication::writer::report::Report;
 use crate::cluster::replication::writer::{
-    Durability, RETAINED_BYTES_MIN, RETAINED_NODE_BYTES_MAX, Request, WriterOptions,
+    Distance, Durability, RETAINED_BYTES_MIN, RETAINED_NODE_BYTES_MAX, Request, WriterOptions,
 };
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::command::{AttachMode, Command, Outcome};
@@ -270,9 +270,18 @@ impl Attachments {
             },
             slot_bytes: volume.slot_bytes,
             slots: volume.slots.iter().map(|slot| (slot.config, slot.silos.clone())).collect(),
-            incarnations: known.clone().map(|(silo, info)| (silo, info.incarnation)).collect(),
-            local: known.filter(|(_, info)| info.node == self.shared.node).map(|(silo, _)| silo).collect(),
+            incarnations: known.map(|(silo, info)| (silo, info.incarnation)).collect(),
+            // Of all silos: the slots may come to have others.
+            distances: state.silos.iter().filter_map(|(id, info)| Some((*id, self.distance(state, info.node)?))).collect(),
         }
+    }
+
+    fn distance(&self, state: &ClusterState, node: NodeId) -> Option<Distance> {
+        if node == self.shared.node {
+            return Some(Distance::Here);
+        }
+        let zone = |node| state.members.get(&node)?.zone.as_ref();
+        (zone(node)? == zone(self.shared.node)?).then_some(Distance::Zone)
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -20,6 +20,7 @@ pub mod doctor;
 pub mod home;
 pub mod membership;
 mod mover;
+mod moving;
 pub mod node;
 pub mod offline;
 pub mod peers;

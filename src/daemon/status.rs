@@ -9,12 +9,14 @@ use crate::base::id::{NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::consensus::{Group, GroupStatus};
 use crate::cluster::state::ClusterState;
 use crate::cluster::state::member::{Duty, Member, Role};
+use crate::cluster::state::plan::Move;
 use crate::cluster::state::volume::{Attachment, Durability, OnNoQuorum, Volume};
 use crate::daemon::api::{self, NodeRef, NodeState, SiloState, VolumeState, Warning};
 use crate::daemon::attachments::{Attachments, find};
 use crate::daemon::copies::{self, Copy, View, Word};
 use crate::daemon::home::Home;
 use crate::daemon::membership;
+use crate::daemon::moving;
 use crate::daemon::peers::{self, Ask, AttachedReport, Peers, SignOfLife, SiloLife, Told};
 use crate::daemon::silos::{SiloView, SiloViews};
 use crate::daemon::standing::{Standing, UNKNOWN_AT_MOST};
@@ -66,8 +68,9 @@ impl Observer {
             volumes.push(self.volume_status(&nodes, *id, volume, moving).await.volume);
         }
         let warnings = warnings(&self.group.status(), &nodes, &volumes);
+        let moving = moving::total(volumes.iter().filter_map(|volume| volume.moving));
         let network = self.network().unwrap_or_else(|_| self.unknown_network());
-        api::Status { network, nodes, volumes, warnings }
+        api::Status { network, nodes, volumes, moving, warnings }
     }
 
     fn unknown_network(&self) -> api::Network {
@@ -119,6 +122,9 @@ impl Observer {
     pub fn nodes(&self) -> Vec<api::Node> {
         let state = self.state();
         let status = self.group.status();
+        // Planned only while somebody goes.
+        let goes = |member: &Member| member.duty != Duty::Stores;
+        let moves = state.members.values().any(goes).then(|| state.moves());
         let node = |(id, member): (&NodeId, &Member)| {
             let (node_state, since, life) = match self.standing(*id) {
                 Standing::Up { since, life } => (NodeState::Up, Some(since), Some(life)),
@@ -149,6 +155,7 @@ impl Observer {
                     Duty::Leaves => api::going::Duty::Leaves,
                 },
                 copies: state.copies_on(*id),
+                waits: moves.as_ref().filter(|_| goes(member)).and_then(|moves| waits(&state, *id, moves)),
                 silos: silos_of(&state, *id, node_state, life.as_ref()),
             }
         };
@@ -214,6 +221,7 @@ impl Observer {
             .map(|index| slot(&state, nodes, &labels, volume, index, holder.as_deref(), report.as_ref()))
             .collect();
         let (health, reason, mend) = health(volume, holder.as_deref(), report.as_ref(), &slots);
+        let slots: Vec<api::Slot> = slots.into_iter().map(|(slot, _)| slot).collect();
         let clients = report.as_ref().map(|report| report.clients);
         let written = report.as_ref().and_then(|report| report.report.as_ref());
         let repaired_blocks = written.map(|report| report.repaired_blocks);
@@ -241,10 +249,11 @@ impl Observer {
             state: health,
             reason,
             mend,
+            missing_copies: moving::missing(&slots, usize::from(volume.policy.replicas)),
             moving_slots: moving as u32,
+            moving: moving::of_slots(&slots),
             attachment,
         };
-        let slots = slots.into_iter().map(|(slot, _)| slot).collect();
         api::VolumeStatus { volume, clients, repaired_blocks, slots }
     }
 
@@ -257,6 +266,17 @@ impl Observer {
             Ok(_) | Err(_) => None,
         }
     }
+}
+
+/// Why copies do not leave a node that is to be emptied.
+fn waits(state: &ClusterState, node: NodeId, moves: &BTreeMap<VolumeId, Vec<Move>>) -> Option<String> {
+    let stuck = state.stuck_on(node, moves);
+    let names: Vec<&str> = stuck.iter().filter_map(|id| Some(state.volumes.get(id)?.name.as_str())).collect();
+    let (copies, has) = match names.len() {
+        1 => ("a copy of volume", "has"),
+        _ => ("copies of the volumes", "have"),
+    };
+    (!names.is_empty()).then(|| format!("{copies} {} {has} nowhere to go: no other node has room for them", names.join(", ")))
 }
 
 /// The silos of a node: those that the cluster knows to be its own, and others that it has open.

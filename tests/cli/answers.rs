@@ -5,7 +5,7 @@ use infinit::daemon::api::going::Duty;
 use infinit::daemon::api::scrub::{ScrubState, SiloScrub, VolumeScrub};
 use infinit::daemon::api::silo::{Cleaning, Damage, Range, Scrub, Space};
 use infinit::daemon::api::{
-    Attachment, Cluster, Durability, Invitation, Network, Node, NodeRef, NodeState, Replica, ReplicaState, Role, Silo,
+    Attachment, Cluster, Durability, Invitation, Moving, Network, Node, NodeRef, NodeState, Replica, ReplicaState, Role, Silo,
     SiloState, Slot, Status, Volume, VolumeState, VolumeStatus, Warning,
 };
 use infinit::interface::nbd::Counts;
@@ -61,6 +61,7 @@ pub fn nodes() -> Vec<Node> {
             version: Some("0.1.0".into()),
             duty: Duty::Stores,
             copies: 2,
+            waits: None,
             silos: vec![silo],
         }
     };
@@ -72,6 +73,7 @@ pub fn nodes() -> Vec<Node> {
         version: None,
         since: None,
         copies: 0,
+        waits: None,
         silos: Vec::new(),
         ..node(4)
     };
@@ -156,6 +158,17 @@ pub fn attachment() -> Attachment {
     }
 }
 
+/// One copy that has received 3 MiB in 2 s, a tenth of what it lacks.
+fn moving() -> Moving {
+    Moving {
+        copies: 1,
+        moved_bytes: 3 << 20,
+        bytes_per_second: Some(3 << 19),
+        left_bytes: Some(27 << 20),
+        left_ms: Some(18_000),
+    }
+}
+
 pub fn volumes() -> Vec<Volume> {
     let volume = |number: u8, name: &str, state| Volume {
         id: VolumeId([number; 16]),
@@ -169,13 +182,18 @@ pub fn volumes() -> Vec<Volume> {
         state,
         reason: None,
         mend: None,
+        missing_copies: 0,
         moving_slots: 0,
+        moving: None,
         attachment: Some(attachment()),
     };
     vec![
         Volume {
             reason: Some("the copy on host-c is behind by 12MiB".into()),
             mend: Some("start host-c again".into()),
+            missing_copies: 5,
+            moving_slots: 1,
+            moving: Some(moving()),
             ..volume(1, "pg", VolumeState::Degraded)
         },
         Volume {
@@ -214,7 +232,12 @@ pub fn volume_status(volume: Volume) -> VolumeStatus {
         let slots = vec![slot(0, Some("the copy on host-c is down"), [idle(1), idle(2), down])];
         return VolumeStatus { volume, clients: None, repaired_blocks: None, slots };
     }
-    let moved = Replica { moved_bytes: Some(3 << 20), ..replica(2, ReplicaState::CatchingUp, None) };
+    let moved = Replica {
+        moved_bytes: Some(3 << 20),
+        bytes_per_second: Some(3 << 19),
+        left_ms: Some(18_000),
+        ..replica(2, ReplicaState::CatchingUp, None)
+    };
     let good = |number, behind| replica(number, ReplicaState::UpToDate, Some(behind));
     let slots = vec![
         slot(
@@ -253,7 +276,7 @@ pub fn status() -> Status {
         message: format!("node host-c is down since {CREATED}"),
         hint: Some("start it again there: infinit node run".into()),
     };
-    Status { network: network(), nodes: nodes(), volumes: volumes(), warnings: vec![warning] }
+    Status { network: network(), nodes: nodes(), volumes: volumes(), moving: Some(moving()), warnings: vec![warning] }
 }
 
 /// A network of one node with nothing to complain about.
@@ -264,6 +287,7 @@ pub fn quiet_status() -> Status {
         cluster.voters.truncate(1);
     }
     status.volumes.retain(|volume| volume.state == VolumeState::Healthy);
+    status.moving = None;
     status.warnings.clear();
     status
 }

@@ -128,6 +128,8 @@ pub struct Shape {
     pub slots: Vec<Vec<usize>>,
     pub slot_bytes: u64,
     pub volume_bytes: u64,
+    /// Every second node is in one zone, the others in another.
+    pub zones: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -258,11 +260,12 @@ impl Shape {
 
     /// One slot of four extents on all the silos.
     pub fn one(silos: usize) -> Self {
-        Shape { silos, slots: vec![(0..silos).collect()], slot_bytes: 4 << 20, volume_bytes: 4 << 20 }
+        Shape { silos, slots: vec![(0..silos).collect()], slot_bytes: 4 << 20, volume_bytes: 4 << 20, zones: false }
     }
 
     /// Two slots of two extents, on different three of four silos.
     pub fn two() -> Self {
-        Shape { silos: 4, slots: vec![vec![0, 1, 2], vec![1, 2, 3]], slot_bytes: 2 << 20, volume_bytes: 4 << 20 }
+        let slots = vec![vec![0, 1, 2], vec![1, 2, 3]];
+        Shape { silos: 4, slots, slot_bytes: 2 << 20, volume_bytes: 4 << 20, zones: false }
     }
 }

@@ -9,7 +9,7 @@ use infinit::base::record::{Record, RecordKind};
 use infinit::cluster::replication::driver::Proposed;
 use infinit::cluster::replication::message::{self, RunKind, ToSilo};
 use infinit::cluster::replication::order::RequestId;
-use infinit::cluster::replication::writer::{Output, Phase, RequestError, Response, Writer, WriterOptions};
+use infinit::cluster::replication::writer::{Distance, Output, Phase, RequestError, Response, Writer, WriterOptions};
 
 use super::temper::{MS, SECOND};
 use super::workload::{BLOCK_SECTORS, Kind, Op, SECTOR, Tag, draw, tags_of};
@@ -113,6 +113,10 @@ impl World {
         let shape = &self.temper.shape;
         let of = |placed: &Placed| (placed.config, placed.silos.iter().map(|silo| silo_id(*silo)).collect());
         let slots = self.cluster.slots.iter().map(of).collect();
+        let distance = |silo: usize| match silo {
+            _ if silo == node => Some(Distance::Here),
+            _ => (shape.zones && silo % 2 == node % 2).then_some(Distance::Zone),
+        };
         let options = WriterOptions {
             volume: VOLUME,
             epoch,
@@ -126,7 +130,7 @@ impl World {
             slot_bytes: shape.slot_bytes,
             slots,
             incarnations: self.cluster.incarnations.clone(),
-            local: [silo_id(node)].into(),
+            distances: (0..shape.silos).filter_map(|silo| Some((silo_id(silo), distance(silo)?))).collect(),
         };
         let silos = shape.silos;
         let writer = Writer::new(options, self.moment(node));

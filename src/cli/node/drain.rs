@@ -9,7 +9,7 @@ use crate::base::error::Fault;
 use crate::base::units::Size;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
-use crate::cli::terminal::Stop;
+use crate::cli::terminal::{Stop, clean};
 use crate::daemon::api::going::{DrainNode, Duty};
 use crate::daemon::api::{self, Node};
 
@@ -58,6 +58,9 @@ impl DrainArgs {
             0 => format!("node {name} is empty"),
             _ => format!("node {name} is being emptied: {}", left(&node)),
         });
+        if let Some(waits) = &node.waits {
+            terminal.note(waits);
+        }
         if node.copies > 0 {
             terminal.hint(&format!("wait for it: infinit node drain {name} --wait"));
         }
@@ -104,5 +107,6 @@ pub(super) fn show_left(bar: &ProgressBar, node: &Node) {
     let total = bar.length().unwrap_or_default().max(left);
     bar.set_length(total);
     bar.set_position(total - left);
-    bar.set_message(format!("{} copies left on {}", node.copies, node.name));
+    let waits = node.waits.as_ref().map_or_else(String::new, |waits| format!("; {}", clean(waits)));
+    bar.set_message(format!("{} copies left on {}{waits}", node.copies, node.name));
 }

@@ -38,6 +38,7 @@ fn facts(terminal: &Terminal, node: &Node) -> String {
     grid.fact("votes", super::list::vote(node).map(ToOwned::to_owned));
     grid.fact("duty", (node.duty != Duty::Stores).then(|| node.duty.to_string()));
     grid.fact("copies", (!node.silos.is_empty()).then(|| node.copies.to_string()));
+    grid.fact("waits", node.waits.clone());
     grid.fact("zone", node.zone.clone());
     grid.fact("addresses", Some(node.addresses.join(", ")).filter(|text| !text.is_empty()));
     grid.fact("version", node.version.clone());

@@ -14,7 +14,7 @@ pub mod list;
 mod recover;
 mod scrub;
 mod set;
-mod status;
+pub mod status;
 
 #[derive(Debug, Subcommand)]
 pub enum VolumeCommand {

@@ -7,7 +7,7 @@ use crate::cli::context::Context;
 use crate::cli::table::{Grid, Tone, Toned, optional, plain};
 use crate::cli::terminal::{Stop, Terminal};
 use crate::cli::value;
-use crate::daemon::api::{Replica, VolumeStatus};
+use crate::daemon::api::{Moving, Replica, VolumeStatus};
 
 /// Show how a volume stands: where it is attached, its copies, what would mend it
 #[derive(Debug, Args)]
@@ -37,7 +37,12 @@ fn facts(terminal: &Terminal, status: &VolumeStatus) -> String {
     grid.fact("size", Size(volume.size_bytes).to_string());
     grid.fact("copies", volume.replicas.to_string());
     let slots = status.slots.len();
-    grid.fact("moving", (volume.moving_slots > 0).then(|| format!("{} of {slots} slots", volume.moving_slots)));
+    let missing = volume.missing_copies;
+    grid.fact("missing", (missing > 0).then(|| format!("{missing} {}", if missing == 1 { "copy" } else { "copies" })));
+    let to_move = (volume.moving_slots > 0).then(|| format!("{} of {slots} slots", volume.moving_slots));
+    let now = volume.moving.as_ref().map(moving);
+    let moving: Vec<String> = to_move.into_iter().chain(now).collect();
+    grid.fact("moving", (!moving.is_empty()).then(|| moving.join("; ")));
     grid.fact("durability", volume.durability.to_string());
     grid.fact("lease", Span(std::time::Duration::from_millis(volume.lease_ms)).to_string());
     let io_timeout = volume.io_timeout_ms.map(std::time::Duration::from_millis);
@@ -75,6 +80,17 @@ fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
         }
     }
     grid.finish()
+}
+
+/// What is being copied, how fast, and what is left of it.
+pub fn moving(moving: &Moving) -> String {
+    let copies = if moving.copies == 1 { "1 copy receives".to_owned() } else { format!("{} copies receive", moving.copies) };
+    let rate = moving.bytes_per_second.map_or_else(String::new, |rate| format!(", {}/s", Size(rate)));
+    let left = moving.left_bytes.zip(moving.left_ms).map(|(bytes, ms)| {
+        let time = Span(std::time::Duration::from_secs(ms.div_ceil(1000).max(1)));
+        format!(", about {} and {time} left", Size(bytes))
+    });
+    format!("{copies} data, {} so far{rate}{}", Size(moving.moved_bytes), left.unwrap_or_default())
 }
 
 /// How a copy stands; one that comes or goes says so.

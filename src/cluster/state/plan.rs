@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::base::id::{ConfigNumber, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::placement::balance::{Held, targets};
 use crate::cluster::state::ClusterState;
+use crate::cluster::state::volume::SlotPlacement;
 
 /// A slot that is to lie elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,19 @@ impl ClusterState {
             }
         }
         moves
+    }
+
+    /// The volumes that have copies on a node which none of these moves takes from there: for want of another place.
+    pub fn stuck_on(&self, node: NodeId, moves: &BTreeMap<VolumeId, Vec<Move>>) -> Vec<VolumeId> {
+        let is_there = |silo: &SiloId| self.silos.get(silo).is_some_and(|info| info.node == node);
+        let is_stuck = |id: &VolumeId, index: usize, slot: &SlotPlacement| {
+            let planned = moves.get(id).into_iter().flatten().find(|planned| planned.slot.0 as usize == index);
+            planned.map_or(&slot.silos, |planned| &planned.silos).iter().any(is_there)
+        };
+        let stuck = self.volumes.iter().filter(|(id, volume)| {
+            volume.slots.iter().enumerate().any(|(index, slot)| is_stuck(id, index, slot))
+        });
+        stuck.map(|(id, _)| *id).collect()
     }
 
     /// Where there are too few nodes for all copies, those that there are stay, wherever they lie: no copy is given up for

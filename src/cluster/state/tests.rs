@@ -421,6 +421,11 @@ fn a_node_drains_where_others_can_take_its_copies() {
     with_a_fourth(&mut state);
     state.apply(drain(1)).unwrap();
     let moves = state.moves();
+    assert_eq!(state.stuck_on(node(1), &moves), []);
+    // Should the other node go after all, the copy stays where it is, and that is told.
+    let mut fewer = state.clone();
+    fewer.silos.remove(&silo(3));
+    assert_eq!(fewer.stuck_on(node(1), &fewer.moves()), [volume(0)]);
     let Some([only]) = moves.get(&volume(0)).map(Vec::as_slice) else { panic!("{moves:?}") };
     assert!(only.silos.len() == 3 && only.silos.contains(&silo(3)) && !only.silos.contains(&silo(1)), "{only:?}");
     assert_eq!(refusal(&mut state, drain(2)), "NoRoomElsewhere");

@@ -37,6 +37,31 @@ pub fn a_plain_life() {
     s.end();
 }
 
+/// Where no copy is on the node itself, reads come from its zone if they can.
+#[test]
+pub fn reads_come_from_the_nearest_copy() {
+    let mut s = Script::begin("nearest_copy", Shape { silos: 4, zones: true, ..Shape::one(3) });
+    let reads_of = |s: &Script, silo: usize| s.text().matches(&format!("→ s{silo}: read")).count();
+    s.say("of the silos that have a copy, s2 is in the zone of node 4");
+    let w = s.serve(4);
+    let a = s.write(w, 0);
+    for _ in 0..3 {
+        s.expect(w, 0, a);
+    }
+    assert_eq!(reads_of(&s, 2), 3);
+    s.say("without it, they come from elsewhere");
+    s.crash(2);
+    s.wait(500);
+    s.expect(w, 0, a);
+    assert_eq!((reads_of(&s, 2), reads_of(&s, 1) + reads_of(&s, 3)), (3, 1));
+    s.say("it comes back");
+    s.open(2);
+    s.wait(1500);
+    s.expect(w, 0, a);
+    assert_eq!(reads_of(&s, 2), 4);
+    s.end();
+}
+
 /// Rule 15: old clients go on only if nothing that they were answered can be missing, and nobody wrote in between.
 #[test]
 pub fn old_clients_go_on_only_where_nothing_is_missing() {

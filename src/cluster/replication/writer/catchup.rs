@@ -171,14 +171,12 @@ impl Writer {
     fn fetch(&mut self, now: Moment, index: usize, silo: SiloId, from_extent: u64) {
         let epoch = self.options.epoch;
         let id = self.fresh_id();
-        let local = self.options.local.clone();
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         let (base, floor, failed) = (catch_up.base, catch_up.floor, catch_up.failed.clone());
         let also = catch_up.also.iter().copied().filter(|extent| *extent >= from_extent).collect();
         let able = || self.live(index).filter(|peer| peer.applied >= floor && peer.silo != silo);
         let fresh = || able().filter(|peer| !failed.contains(&peer.silo));
-        let near = fresh().find(|peer| local.contains(&peer.silo));
-        let source = near.or_else(|| fresh().next()).or_else(|| able().next()).map(|peer| peer.silo);
+        let source = fresh().min_by_key(|peer| self.options.distance(peer.silo)).or_else(|| able().next()).map(|peer| peer.silo);
         let slot = self.slots[index].index;
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         let Some(source) = source else {

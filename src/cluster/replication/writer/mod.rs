@@ -86,8 +86,25 @@ pub struct WriterOptions {
     pub slots: Vec<(ConfigNumber, Vec<SiloId>)>,
     /// The incarnations that the cluster state knows.
     pub incarnations: BTreeMap<SiloId, Incarnation>,
-    /// Silos to prefer for reads: those of this node.
-    pub local: BTreeSet<SiloId>,
+    /// How near silos are; those that are not named are away.
+    pub distances: BTreeMap<SiloId, Distance>,
+}
+
+impl WriterOptions {
+    /// Reads and transfers come from the nearest silo that can give them.
+    pub(super) fn distance(&self, silo: SiloId) -> Distance {
+        self.distances.get(&silo).copied().unwrap_or(Distance::Away)
+    }
+}
+
+/// How far a silo is from the writer, nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Distance {
+    /// On this node.
+    Here,
+    /// In this node's zone.
+    Zone,
+    Away,
 }
 
 /// Tells whether the client of a request still waits for it.

@@ -130,7 +130,7 @@ impl Writer {
         self.ask(now, id);
     }
 
-    /// Asks the best silo: one of this node, else the first that has what the read needs.
+    /// Asks the best silo that has what the read needs: the nearest, and of those the one with the least on its way to it.
     fn ask(&mut self, now: Moment, id: u64) {
         let Some(task) = self.reads.get(&id) else { return };
         if self.phase != Phase::Serving {
@@ -145,8 +145,7 @@ impl Writer {
         let able = || self.live(task.slot).filter(|peer| serves(peer) && task.is_whole(peer.silo));
         let fresh = || able().filter(|peer| !task.failed.contains(&peer.silo));
         let chosen = fresh()
-            .find(|peer| self.options.local.contains(&peer.silo))
-            .or_else(|| fresh().min_by_key(|peer| peer.in_flight_bytes))
+            .min_by_key(|peer| (self.options.distance(peer.silo), peer.in_flight_bytes))
             .or_else(|| able().next())
             .map(|peer| peer.silo);
         if slot.holders().all(|peer| task.is_lost(peer.silo)) {
