@@ -147,7 +147,8 @@ impl ClusterState {
     pub fn decode(bytes: &[u8]) -> Result<Self, BadState> {
         match postcard::take_from_bytes(bytes) {
             Ok((Versioned::V1(state), [])) => Ok(state.into()),
-            Ok((Versioned::V2(state), [])) => Ok(state),
+            // Of the lowest level nothing is written so: it would be read as another when it is stored again.
+            Ok((Versioned::V2(state), [])) if state.level > Level(0) => Ok(state),
             Ok(_) | Err(_) => Err(BadState),
         }
     }
