@@ -14,18 +14,27 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use infinit::base::id::{
-    ConfigNumber, Epoch, Incarnation, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp, VolumeId,
+    ConfigNumber, Epoch, Incarnation, InvitationId, NetworkId, NodeId, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp,
+    VolumeId,
 };
 use infinit::base::record::{HEADER_BYTES, Record};
 use infinit::cluster::consensus;
 use infinit::cluster::replication::message::{
     Ack, Answer, Append, FromSilo, Parcel, ReadRefusal, Request as Ask, ToSilo,
 };
-use infinit::cluster::state::ClusterState;
+use infinit::cluster::state::command::{Command, Genesis, Join, NewMember, SiloOpening, VolumeCreation};
+use infinit::cluster::state::level::Level;
+use infinit::cluster::state::volume::Policy;
+use infinit::cluster::state::{self, ClusterState};
+use infinit::daemon::api::{self, going};
+use infinit::daemon::home;
+use infinit::daemon::membership::{JoinAnswer, JoinRequest};
+use infinit::daemon::peers::{self, SignOfLife, Told};
 use infinit::interface::nbd::option::{self, OptionHeader};
 use infinit::interface::nbd::protocol::{OPT_GO, OPT_SET_META_CONTEXT, OPTION_HEADER_BYTES, REQUEST_BYTES};
 use infinit::interface::nbd::request::{Request, Rules};
 use infinit::store::replay;
+use infinit::transport::discovery::AddressRecord;
 use infinit::transport::identity::{NetworkKey, NodeKey, TokenKey};
 use infinit::transport::passport::{self, Invitation, Passport, Role};
 use infinit::transport::token::{self, Contact, Token};
@@ -33,6 +42,7 @@ use infinit::transport::{discovery, hello, rpc, stream};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
+use serde::de::DeserializeOwned;
 
 use crate::nbd::raw;
 
@@ -252,6 +262,12 @@ fn replication_messages() {
             Ask::CatchUp { slot, epoch, incarnation, attempt: 1, base: Seq(1), floor: Seq(2) },
         ),
         ToSilo::Rare(silo, key.volume, Ask::Release { epoch }),
+        ToSilo::Rare(
+            silo,
+            key.volume,
+            Ask::Configure { slot, epoch, incarnation, config: ConfigNumber(2), silos: vec![silo] },
+        ),
+        ToSilo::Rare(silo, key.volume, Ask::Dismiss { slot, epoch, incarnation }),
     ];
     let ack = Ack { silo, key, epoch, incarnation, applied: Seq(1), durable: Seq(1), takes_writes: true, sent: 1 };
     let changed = vec![1, 2, 3];
@@ -288,10 +304,13 @@ fn peers_and_segments() {
     let token = Token::new("prod".to_owned(), invitation, one_off, vec![contact]).unwrap().to_string().into_bytes();
     fuzz("passports", std::slice::from_ref(&passport), passport::fuzz_passport);
     fuzz("tokens", &[token], token::fuzz_token);
-    fuzz("greetings", std::slice::from_ref(&passport), hello::fuzz_hello);
+    let hello = [&owner.network().0[..], &[0], &passport].concat();
+    fuzz("greetings", &[hello], hello::fuzz_hello);
     fuzz("frames", &[vec![4, 0, 0, 0, 1, 2, 3, 4], vec![0; 8]], stream::fuzz_frames);
     fuzz("requests between daemons", &[vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9]], rpc::fuzz_message);
-    fuzz("address records", &[passport], discovery::fuzz_address_record);
+    let discovered = vec!["192.0.2.1:7421".parse().unwrap()];
+    let record = AddressRecord::sign(&node, vec!["127.0.0.1:7420".parse().unwrap()], discovered, 42).unwrap();
+    fuzz("address records", &[record.encode().unwrap()], discovery::fuzz_address_record);
     fuzz("segments", &replay::fuzz_segment_inputs(), |input| {
         replay::fuzz_segment(input);
     });
@@ -301,7 +320,7 @@ fn peers_and_segments() {
 fn the_log_of_the_group_and_its_messages() {
     fuzz("stored by the group", &consensus::fuzz_stored_inputs(), consensus::fuzz_stored);
     fuzz("messages between members", &consensus::fuzz_message_inputs(), consensus::fuzz_message);
-    fuzz("cluster states", &[ClusterState::default().encode()], |input| {
+    fuzz("cluster states", &[ClusterState::default().encode(), moving_state().encode()], |input| {
         if let Ok(state) = ClusterState::decode(input) {
             assert!(ClusterState::decode(&state.encode()).is_ok_and(|again| again == state));
         }
@@ -310,4 +329,118 @@ fn the_log_of_the_group_and_its_messages() {
     let rows =
         ["0105010200000000000900000000000000", "01400001000000000002000000000000008100010000000000030000000000000000"];
     fuzz("rows of the index", &rows.map(unhex), infinit::store::fuzz_rows);
+}
+
+/// A cluster with something of everything that changed with the second version: an emptied node, a witness, a silo given up.
+fn moving_state() -> ClusterState {
+    let member = |name: &str, role| NewMember {
+        name: name.to_owned(),
+        role,
+        passport: vec![1, 2, 3],
+        data_addresses: vec!["127.0.0.1:7420".parse().unwrap()],
+        discovery_addresses: Vec::new(),
+        zone: Some("a".to_owned()),
+    };
+    let id = |number: u8| NodeId([number; 32]);
+    let founder = Genesis {
+        network: NetworkId([9; 32]),
+        name: "prod".to_owned(),
+        founder: id(1),
+        member: member("a", state::member::Role::Admin),
+        at: 1,
+    };
+    let join = |number: u8, role| {
+        let invitation = state::command::Invitation { id: InvitationId([number; 16]), uses_max: 1, expires_at: 9 };
+        Command::Join(Join { node: id(number), member: member("b", role), invitation, at: 2 })
+    };
+    let open = |number: u8| {
+        let chain = vec![Incarnation(u64::from(number))];
+        let silo = SiloId([number; 16]);
+        Command::OpenSilo(SiloOpening { silo, node: id(number), capacity_bytes: 1 << 40, chain })
+    };
+    let policy = Policy { replicas: 2, ..Policy::default() };
+    let volume = VolumeCreation {
+        id: VolumeId([7; 16]),
+        name: "pg".to_owned(),
+        size_bytes: 1 << 30,
+        policy,
+        at: 3,
+    };
+    let mut state = ClusterState::default();
+    let commands = [
+        Command::Genesis(founder),
+        Command::Raise { level: Level::OWN },
+        join(2, state::member::Role::Storage),
+        join(3, state::member::Role::Storage),
+        join(4, state::member::Role::Witness),
+        open(1),
+        open(2),
+        open(3),
+        Command::CreateVolume(volume),
+        Command::SetSiloState { silo: SiloId([3; 16]), state: state::silo::SiloState::Down },
+        Command::SetDownAfter { down_after_ms: 60_000 },
+        Command::Maintain { volume: VolumeId([7; 16]), node: id(1), at: 4 },
+    ];
+    for command in commands {
+        let told = command.to_string();
+        state.apply(command).unwrap_or_else(|refusal| panic!("{told}: {refusal}"));
+    }
+    state
+}
+
+#[test]
+fn what_daemons_ask_one_another() {
+    let asks = [
+        peers::Ask::Ping,
+        peers::Ask::Examine,
+        peers::Ask::Whereabouts(NodeId([1; 32])),
+        peers::Ask::Quorum,
+        peers::Ask::Report(VolumeId([7; 16])),
+    ];
+    let told = [
+        Told::Alive(SignOfLife::default()),
+        Told::Quorum { has_quorum: true, generation: 1 },
+        Told::Whereabouts(vec!["127.0.0.1:7420".parse().unwrap()]),
+        Told::Report(None),
+    ];
+    let asks = asks.iter().map(|ask| postcard::to_stdvec(ask).unwrap());
+    let corpus: Vec<Vec<u8>> = asks.chain(told.iter().map(|told| postcard::to_stdvec(told).unwrap())).collect();
+    fuzz("questions between daemons", &corpus, |input| {
+        // Whether they are any is not asked here.
+        drop(postcard::from_bytes::<peers::Ask>(input));
+        drop((postcard::from_bytes::<JoinRequest>(input), postcard::from_bytes::<JoinAnswer>(input)));
+        match postcard::from_bytes(input) {
+            Ok(Told::Report(Some(report))) => drop(report.whole()),
+            Ok(Told::Alive(life)) => assert!(Level::of_version(&life.version) <= Level::OWN),
+            _ => {}
+        }
+    });
+}
+
+#[test]
+fn what_people_ask_and_write_down() {
+    fn json<T: DeserializeOwned>(input: &[u8]) {
+        drop(serde_json::from_slice::<T>(input));
+    }
+    let bodies = [
+        r#"{"cancel":true}"#,
+        r#"{"dead":true}"#,
+        r#"{"replicas":2}"#,
+        r#"{"down_after_ms":60000}"#,
+        r#"{"keep_attached":true}"#,
+        r#"{"name":"pg","size_bytes":4096,"replicas":3,"durability":"flush"}"#,
+    ];
+    fuzz("requests to the control API", &bodies.map(|body| body.as_bytes().to_vec()), |input| {
+        json::<going::DrainNode>(input);
+        json::<going::RemoveNode>(input);
+        json::<going::SetVolume>(input);
+        json::<going::SetNetwork>(input);
+        json::<going::StopNode>(input);
+        json::<api::CreateVolume>(input);
+        json::<api::AttachVolume>(input);
+        json::<api::VolumeStatus>(input);
+        json::<api::Node>(input);
+    });
+    let files = ["witness = true\nzone = \"a\"\n[[silos]]\npath = \"/d\"\n", "name = \"prod\"\nzone = 'ä\n"];
+    fuzz("files of a home", &files.map(|file| file.as_bytes().to_vec()), home::fuzz_files);
 }

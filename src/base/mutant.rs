@@ -64,6 +64,9 @@ pub enum Mutant {
     OverlappingChanges,
     TakenForRefused,
     HalfUnasked,
+    LastCurrentRemoved,
+    MaintenanceServes,
+    WitnessHoldsData,
     // The cluster group.
     GroupVoteNotSynced,
     GroupEntriesNotSynced,

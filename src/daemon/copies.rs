@@ -226,7 +226,7 @@ impl Copy<'_> {
             behind_bytes: self.told.and_then(|told| told.behind_bytes),
             behind_writes: self.told.and_then(|told| told.behind_writes),
             moved_bytes: moved,
-            bytes_per_second: moved.and_then(|bytes| (bytes * 1000).checked_div(change.elapsed_ms)),
+            bytes_per_second: moved.and_then(|bytes| bytes.saturating_mul(1000).checked_div(change.elapsed_ms)),
             left_ms: moved.and_then(|_| left_ms(change, range)),
             leaves: change.leaves,
         }

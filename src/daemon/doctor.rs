@@ -190,7 +190,7 @@ async fn ask(peers: &Peers, node: &Node) -> Option<Answer> {
     match peers.ask(node.id, &Ask::Examine, ANSWER_LIMIT).await {
         Ok(Told::Examined(Examined { wall_ms, hears_you })) => {
             let middle = sent + begun.elapsed().as_millis() as u64 / 2;
-            Some(Answer { hears_us: hears_you, ahead_ms: wall_ms as i64 - middle as i64 })
+            Some(Answer { hears_us: hears_you, ahead_ms: (wall_ms as i64).saturating_sub(middle as i64) })
         }
         Ok(_) | Err(_) => None,
     }

@@ -295,11 +295,24 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Reads a TOML file.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|error| Fault::io("read", path, &error))?;
-    toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    parse(path, &text)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.as_bytes().get(..span.start)).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         Fault::failed(format!("{} line {line}: {}", path.display(), error.message().replace('\n', " ")))
             .hint("restore the file from a backup, or mend that line")
     })
+}
+
+/// What a fuzzer feeds: any text as each TOML file of a home.
+pub fn fuzz_files(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let path = Path::new("a file");
+    // Whether it is one is not asked here.
+    let _ = (parse::<NodeFile>(path, text).is_ok(), parse::<NetworkFile>(path, text).is_ok());
 }
 
 /// Writes a TOML file so that a crash leaves the old one or the new one.

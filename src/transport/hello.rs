@@ -141,11 +141,15 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Fuzz entry: reads any bytes as a greeting and checks what it says.
+/// Fuzz entry: reads any bytes as a greeting, and as the body of one, and checks what it says.
 pub fn fuzz_hello(bytes: &[u8]) {
-    if let Ok(Greeting::Hello(hello)) = Greeting::decode(bytes) {
-        // Refused or not, no bytes may make this panic.
-        let _ = hello.check(hello.network, hello.passport.node(), 0);
+    // The head must not keep a fuzzer out.
+    let framed = [&MAGIC[..], &[1], &PROTOCOL_VERSION.to_le_bytes(), bytes].concat();
+    for bytes in [bytes, &framed] {
+        if let Ok(Greeting::Hello(hello)) = Greeting::decode(bytes) {
+            // Refused or not, no bytes may make this panic.
+            let _ = hello.check(hello.network, hello.passport.node(), 0);
+        }
     }
 }
 

@@ -9,12 +9,17 @@ use openraft::entry::RaftEntry;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::base::id::NodeId;
-use crate::cluster::consensus::session::Sessions;
+use crate::base::id::{ConfigNumber, Epoch, NodeId, SiloId, SlotIndex, VolumeId};
+use crate::cluster::consensus::session::{Sessions, Ticket};
 use crate::cluster::consensus::types::{
     Entry, LeaderId, LogId, Membership, Payload, Proposal, RaftVote, SnapshotMeta, StoredMembership,
 };
 use crate::cluster::state::ClusterState;
+use crate::cluster::state::command::{Command, Reconfiguration};
+use crate::cluster::state::level::Level;
+use crate::cluster::state::member::{Duty, Role};
+use crate::cluster::state::refusal::Refusal;
+use crate::cluster::state::silo::SiloState;
 
 /// Bytes that are not what they should be, or of a newer Infinit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,20 +218,53 @@ pub fn fuzz_stored_inputs() -> Vec<Vec<u8>> {
         sessions: Sessions::default(),
         cluster: ClusterState::default(),
     };
-    vec![
+    let mut later = Image { cluster: ClusterState { level: Level::OWN, ..ClusterState::default() }, ..image.clone() };
+    let proposals = fuzz_proposals();
+    for proposal in &proposals {
+        // What it answers is of no interest here.
+        let _ = later.sessions.once(&proposal.ticket, || {
+            Err(Refusal::LastCopy { node: "a".to_owned(), volume: "pg".to_owned() })
+        });
+    }
+    let mut inputs = vec![
         encode_id(Some(id)),
         encode_vote(&RaftVote { leader_id, committed: true }),
         encode_entry(&Entry::new(id, Payload::Blank)),
         encode_entry(&Entry::new(id, Payload::Membership(members))),
         image.encode().to_vec(),
-    ]
+        later.encode().to_vec(),
+    ];
+    inputs.extend(proposals.into_iter().map(|proposal| encode_entry(&Entry::new(id, Payload::Normal(proposal)))));
+    inputs
+}
+
+/// One of each kind of command that came with slots that move.
+pub(super) fn fuzz_proposals() -> Vec<Proposal> {
+    let (volume, node, silo) = (VolumeId([7; 16]), NodeId([1; 32]), SiloId([2; 16]));
+    let change = Reconfiguration {
+        volume,
+        slot: SlotIndex(1),
+        epoch: Epoch(3),
+        config: ConfigNumber(2),
+        silos: vec![silo, SiloId([3; 16])],
+    };
+    let commands = [
+        Command::Reconfigure(change),
+        Command::Maintain { volume, node, at: 5 },
+        Command::SetDuty { node, duty: Duty::Drains },
+        Command::SetRole { node, role: Role::Witness },
+        Command::SetReplicas { volume, replicas: 2 },
+        Command::SetSiloState { silo, state: SiloState::Down },
+        Command::SetDownAfter { down_after_ms: 60_000 },
+        Command::Raise { level: Level::OWN },
+    ];
+    let ticket = |number| Ticket { node, session: 5, number, settled: 3 };
+    (6..).zip(commands).map(|(number, command)| Proposal { ticket: ticket(number), command }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::consensus::session::Ticket;
-    use crate::cluster::state::command::Command;
 
     fn id(index: u64) -> LogId {
         LogId { leader_id: LeaderId { term: 7, node_id: NodeId([3; 32]) }, index }

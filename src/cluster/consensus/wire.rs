@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::id::NodeId;
 use crate::cluster::consensus::log_file::GroupNumber;
+use crate::cluster::consensus::stored::fuzz_proposals;
 use crate::cluster::consensus::types::{Proposal, RaftVote, Types};
 use crate::cluster::state::command::Outcome;
 use crate::cluster::state::refusal::Refusal;
@@ -148,8 +149,9 @@ pub fn fuzz_message_inputs() -> Vec<Vec<u8>> {
     let vote = RaftVote::new(3, NodeId([1; 32]));
     let part = Request::Snapshot(SnapshotPart { vote, transfer: 5, offset: 0, total: 3, bytes });
     let answer = Answer::NotLeader(Some(NodeId([1; 32])));
-    let bodies =
-        [encode(GroupNumber(7), &part), encode(GroupNumber(7), &Request::ReadIndex), encode(GroupNumber(7), &answer)];
+    let mut bodies =
+        vec![encode(GroupNumber(7), &part), encode(GroupNumber(7), &Request::ReadIndex), encode(GroupNumber(7), &answer)];
+    bodies.extend(fuzz_proposals().into_iter().map(|proposal| encode(GroupNumber(7), &Request::Propose(proposal))));
     bodies.iter().map(|message| message[HEAD_BYTES..].to_vec()).collect()
 }
 

@@ -1,9 +1,18 @@
 //! Slots whose silos change.
 
-use infinit::cluster::replication::message::{Request, ToSilo};
+use std::time::Duration;
 
+use infinit::base::id::{ConfigNumber, Epoch, Incarnation, SlotIndex};
+use infinit::cluster::replication::message::{Request, ToSilo};
+use infinit::cluster::replication::writer::RequestError;
+use infinit::cluster::state::command::{Command, Reconfiguration, SiloOpening};
+use infinit::cluster::state::member::{Duty, Member, Role};
+use infinit::cluster::state::refusal::Refusal;
+
+use super::super::moves::state_of;
 use super::super::temper::{SECOND, Shape};
 use super::super::workload::Kind;
+use super::super::world::{Placed, VOLUME, node_id, silo_id};
 use super::Script;
 
 /// One slot on three of five silos.
@@ -105,4 +114,86 @@ pub fn a_new_majority_has_on_disk_what_was_flushed() {
         s.expect(new, block, tag);
     }
     s.end();
+}
+
+/// Who is to be the only silo has what was answered before the others are done without.
+#[test]
+pub fn the_last_current_silo_stays() {
+    let mut s = Script::begin("last_current_stays", Shape::one(3));
+    let w = s.serve(1);
+    s.write(w, 0);
+    s.flush(w);
+    s.crash(3);
+    let b = s.write(w, 0);
+    s.flush(w);
+    s.say("s3, which lacks the second write and is away, is to be the only one");
+    s.world.ask_for_silos(0, &[2]);
+    s.wait(5000);
+    assert_eq!(s.world.cluster.slots[0].silos, [0, 1, 2]);
+    s.expect(w, 0, b);
+    s.say("s3 comes and catches up");
+    s.open(3);
+    assert!(s.world.run_until(20 * SECOND, |world| world.cluster.slots[0].silos == [2]));
+    s.wait(5000);
+    s.expect(w, 0, b);
+    s.end();
+}
+
+/// An epoch that only moves slots answers no client, and nobody who attaches waits for it.
+#[test]
+pub fn a_maintenance_epoch_serves_nobody() {
+    let mut s = Script::begin("maintenance_serves_nobody", three_of_five());
+    let first = s.serve(1);
+    let a = s.write(first, 0);
+    s.flush(first);
+    s.kill(first);
+    s.say("an epoch without a lease moves the slot");
+    s.world.temper.lease = Duration::ZERO;
+    let mover = s.serve(2);
+    for kind in [Kind::Write, Kind::Read, Kind::Flush] {
+        let asked = s.ask(mover, kind, 0, 1);
+        assert_eq!(s.answer(mover, asked), Err(RequestError::Fenced));
+    }
+    s.world.ask_for_silos(0, &[0, 1, 3]);
+    s.wait(5000);
+    s.say("who attaches waits for no lease");
+    s.world.temper.lease = Duration::from_secs(2);
+    let new = s.attach(3);
+    s.wait(200);
+    assert!(s.serves(new), "it waits");
+    s.expect(new, 0, a);
+    s.end();
+}
+
+/// A witness gives no silo, and none of its is moved to: what it says in the cluster group is no copy of anything.
+#[test]
+pub fn a_witness_is_no_copy() {
+    let member = |role| Member {
+        name: String::new(),
+        role,
+        passport: Vec::new(),
+        data_addresses: Vec::new(),
+        discovery_addresses: Vec::new(),
+        zone: None,
+        joined_at: 0,
+        invitation: None,
+        duty: Duty::Stores,
+    };
+    let placed = Placed { config: ConfigNumber(1), silos: vec![0, 1], wanted: vec![0, 1] };
+    let mut state = state_of(&Shape::one(2), &[placed]);
+    for (at, role) in [Role::Storage, Role::Storage, Role::Witness].into_iter().enumerate() {
+        state.members.insert(node_id(at), member(role));
+    }
+    let chain = vec![Incarnation(1)];
+    let opening = SiloOpening { silo: silo_id(2), node: node_id(2), capacity_bytes: 1 << 40, chain };
+    assert!(matches!(state.apply(Command::OpenSilo(opening)), Err(Refusal::RoleGivesNoSilos { .. })));
+    let change = Reconfiguration {
+        volume: VOLUME,
+        slot: SlotIndex(0),
+        epoch: Epoch::ZERO,
+        config: ConfigNumber(1),
+        silos: vec![silo_id(0), silo_id(2)],
+    };
+    assert!(matches!(state.apply(Command::Reconfigure(change)), Err(Refusal::NoSuchSilo { .. })));
+    assert!(state.placement_candidates().len() == 2 && state.moves().is_empty());
 }

@@ -14,6 +14,9 @@ const CASES: &[Case] = &[
     steered(Mutant::OverlappingChanges, "many moves", many_moves, 1, 2000),
     steered(Mutant::TakenForRefused, "many moves", many_moves, 229, 5000),
     steered(Mutant::HalfUnasked, "halves", halves, 4, 3000),
+    script(Mutant::LastCurrentRemoved, "the_last_current_silo_stays", moves::the_last_current_silo_stays),
+    script(Mutant::MaintenanceServes, "a_maintenance_epoch_serves_nobody", moves::a_maintenance_epoch_serves_nobody),
+    script(Mutant::WitnessHoldsData, "a_witness_is_no_copy", moves::a_witness_is_no_copy),
     script(Mutant::PromiseDroppedOnLeaving, "a_promise_outlasts_leaving", moves::a_promise_outlasts_leaving),
 ];
 

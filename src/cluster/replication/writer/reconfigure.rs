@@ -145,7 +145,8 @@ impl Writer {
         let newcomers = || target.iter().filter(|silo| !slot.is_member(**silo));
         let filled = newcomers().all(|silo| is_live(&silo)) || on(Mutant::NewcomerCountsAtOnce);
         // Without a majority of the new set at hand nothing could be written.
-        let enough = target.iter().filter(is_live).count() >= majority_of(&target) || on(Mutant::NewcomerCountsAtOnce);
+        let unchecked = on(Mutant::NewcomerCountsAtOnce) || on(Mutant::LastCurrentRemoved);
+        let enough = target.iter().filter(is_live).count() >= majority_of(&target) || unchecked;
         match stage {
             Stage::Filling if filled && enough && !self.releasing => {
                 let answered = slot.answered;
@@ -160,7 +161,7 @@ impl Writer {
             }
             Stage::Proposed { answered } => {
                 let durable = slot.majority_of_set_at(&target, |peer| peer.durable);
-                let early = on(Mutant::CommitBeforeDurable) || on(Mutant::NewcomerCountsAtOnce);
+                let early = on(Mutant::CommitBeforeDurable) || unchecked;
                 if durable >= answered || early {
                     let (slot, config, before) = (slot.index, slot.config, slot.members.clone());
                     self.set_stage(index, Stage::Asked);

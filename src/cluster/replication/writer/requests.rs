@@ -33,7 +33,7 @@ pub struct Pending {
 impl Writer {
     /// Takes a request of a client. Its answer comes as an output, in any order.
     pub fn submit(&mut self, now: Moment, id: RequestId, request: Request) {
-        if self.phase == Phase::Over || self.releasing {
+        if self.phase == Phase::Over || self.releasing || self.serves_nobody() {
             self.outputs.push(Output::Answer(id, Err(RequestError::Fenced)));
             return;
         }
@@ -51,6 +51,11 @@ impl Writer {
         if self.order.enter(id, first, end, exclusive) {
             self.run(now, id);
         }
+    }
+
+    /// An epoch without a lease is for work on the slots alone (rule 19).
+    fn serves_nobody(&self) -> bool {
+        self.options.lease.is_zero() && !on(Mutant::MaintenanceServes)
     }
 
     /// How many requests wait for their turn, for room or for an answer.
