@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 use crate::base::error::{Fault, Result};
 use crate::base::id::NetworkId;
@@ -48,6 +50,8 @@ pub struct Recoverable {
 }
 
 const LOG: &str = "cluster.redb";
+/// Members that answer and have no quorum may be agreeing on a leader: so long they are asked again.
+const AGREEING_MAX: Duration = Duration::from_secs(5);
 
 /// Looks at what this member knows, and what the others say.
 pub async fn look(home: Home) -> Result<Recoverable> {
@@ -64,13 +68,20 @@ pub async fn look(home: Home) -> Result<Recoverable> {
     let members = known.state.members.iter().map(|(id, member)| (*id, member.data_addresses.clone()));
     let contacts = network.contacts.iter().map(|known| (known.node, known.addresses.clone()));
     let others: Vec<_> = members.chain(contacts).filter(|(id, places)| *id != node && !places.is_empty()).collect();
-    let asked = others.iter().map(|(id, places)| twin::ask::<Told>(&dialer, *id, places, Ask::Quorum));
-    let answers = join_all(asked).await.into_iter().flatten();
-    let told = answers.filter_map(|answer| match answer {
-        Told::Quorum { has_quorum, generation } => Some((has_quorum, generation)),
-        _ => None,
-    });
-    let told = told.collect();
+    let until = Instant::now() + AGREEING_MAX;
+    let told = loop {
+        let asked = others.iter().map(|(id, places)| twin::ask::<Told>(&dialer, *id, places, Ask::Quorum));
+        let answers = join_all(asked).await.into_iter().flatten();
+        let told = answers.filter_map(|answer| match answer {
+            Told::Quorum { has_quorum, generation } => Some((has_quorum, generation)),
+            _ => None,
+        });
+        let told: Vec<(bool, u64)> = told.collect();
+        if told.is_empty() || told.iter().any(|(has_quorum, _)| *has_quorum) || Instant::now() >= until {
+            break told;
+        }
+        sleep(AGREEING_MAX / 10).await;
+    };
     Ok(Recoverable { home, known, told, _lock: lock })
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use infinit::base::error::Fault;
-use infinit::daemon::api::{Attachment, Invitation, NodeState, SiloState, Status, Volume, VolumeState};
+use infinit::daemon::api::{Attachment, Invitation, NodeState, Role, SiloState, Status, Volume, VolumeState};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::de::DeserializeOwned;
 
@@ -17,6 +17,8 @@ use crate::e2e::namespace::{Namespace, Switch};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_infinit");
 /// How long whatever is waited for may take: far beyond what is promised, which is measured apart.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command may take that is to end by itself.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 /// Between two questions whether something has come about: real processes announce nothing to a test.
 const PAUSE: Duration = Duration::from_millis(25);
 /// The last lines of each log that a failed test shows.
@@ -133,6 +135,14 @@ impl Cluster {
         self.run(node, &["network", "join", token.trim()]);
         self.start_with(node, &[&["--listen", "127.0.0.1:0", "--no-mdns"], options].concat());
         self.wait(node);
+        let stores = !options.contains(&"witness");
+        self.until(node, "it is all there", |status| {
+            let this = status.nodes.iter().find(|node| node.this);
+            this.is_some_and(|this| match stores {
+                true => this.silos.iter().any(is_up),
+                false => this.role == Role::Witness && this.silos.is_empty(),
+            })
+        });
     }
 
     /// The id of a node: on one machine all have the same name.
@@ -239,7 +249,7 @@ impl Cluster {
 
     /// Runs a command that must succeed; returns what it printed for scripts.
     pub fn run(&self, node: usize, words: &[&str]) -> String {
-        let output = self.command(node, words).output().unwrap();
+        let output = output_within(self.command(node, words), COMMAND_MAX);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {}: {errors}", call(node, words), output.status);
         String::from_utf8(output.stdout).unwrap()
@@ -253,7 +263,7 @@ impl Cluster {
 
     /// Runs a command that must be refused, in one line with a hint for people and as JSON for scripts.
     pub fn refused(&self, node: usize, words: &[&str]) -> Refused {
-        let output = self.command(node, &[words, &["--output", "json"]].concat()).output().unwrap();
+        let output = output_within(self.command(node, &[words, &["--output", "json"]].concat()), COMMAND_MAX);
         refusal(call(node, words), &output)
     }
 
@@ -377,13 +387,16 @@ fn kind_of(code: u8) -> infinit::base::error::Kind {
 
 /// Runs a command that should end soon, and ends it if it does not.
 pub fn output_within(mut command: Command, limit: Duration) -> std::process::Output {
-    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    if !eventually(limit, || process.try_wait().unwrap().is_some()) {
-        process.kill().unwrap();
-        let output = process.wait_with_output().unwrap();
-        panic!("{command:?} still ran after {limit:?}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    process.wait_with_output().unwrap()
+    let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&process);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(process.wait_with_output().unwrap()));
+    receiver.recv_timeout(limit).unwrap_or_else(|_| {
+        // It may have ended this moment.
+        let _ = kill_process(pid, Signal::KILL);
+        let errors = receiver.recv().unwrap().stderr;
+        panic!("{command:?} still ran after {limit:?}: {}", String::from_utf8_lossy(&errors));
+    })
 }
 
 /// Asks until the answer is yes or the time is over, and says which.

@@ -50,9 +50,12 @@ fn a_name_in_use_is_not_joined_over_and_a_stopped_node_can_leave() {
 
 #[test]
 fn a_copied_home_does_not_run_beside_the_first() {
-    let cluster = Cluster::new(2);
+    let mut cluster = Cluster::new(2);
     let copy = cluster.folder.path().join("copy");
+    cluster.stop(1);
     run(tool("cp", "coreutils").arg("-a").args([cluster.home(1), &copy]));
+    cluster.start(1);
+    cluster.wait(1);
     let (home, silo) = (copy.to_str().unwrap(), copy.join("other"));
     let words =
         ["--home", home, "node", "run", "--listen", "127.0.0.2:0", "--no-mdns", "--silo", silo.to_str().unwrap()];

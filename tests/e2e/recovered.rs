@@ -28,8 +28,13 @@ fn a_network_that_lost_its_voters_goes_on_with_what_one_node_knows() {
     cluster.refused(0, &["network", "recover", "--yes"]).expect(4, &["has a quorum", "node run"]);
     cluster.refused(0, &["network", "recover", "--follow", "--yes"]).expect(6, &["recovered", "node run"]);
 
+    // It knows all that the others do when they are lost.
     let other = cluster.id(2);
+    cluster.start(0);
+    cluster.wait(0);
+    cluster.until(0, "all are up", |status| status.nodes.iter().all(|node| node.state == NodeState::Up));
     cluster.kill(&[1, 2]);
+    cluster.stop(0);
     // Nobody is asked without a terminal.
     cluster.refused(0, &["network", "recover"]).expect(2, &["recovering network prod", "--yes"]);
     let said = cluster.run(0, &["network", "recover", "--yes", "--output", "json"]);

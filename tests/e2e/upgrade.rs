@@ -10,7 +10,7 @@ use infinit::daemon::api::doctor::{Checkup, Verdict};
 use infinit::daemon::demo::client::NbdError;
 use tokio::runtime::Runtime;
 
-use crate::e2e::cluster::{Cluster, PATIENCE, eventually};
+use crate::e2e::cluster::{Cluster, PATIENCE, eventually, output_within};
 use crate::e2e::growth::{Load, until_copies};
 use crate::e2e::ledger::{Ledger, connect_by};
 
@@ -42,7 +42,11 @@ fn a_network_is_upgraded_one_node_after_the_other_and_then_can_what_is_new() {
     cluster.attach(0, "pg");
     known.check(&cluster, 0, "pg");
     let load = Load::go_on(&cluster, 0, "pg", known);
-    cluster.run(2, &set);
+    // It is known to all a moment later.
+    assert!(
+        eventually(PATIENCE, || output_within(cluster.command(2, &set), PATIENCE).status.success()),
+        "it is refused still"
+    );
     until_copies(&cluster, 0, "pg", 1);
     load.goes_on(200);
     load.ends(&cluster, 0, 1, "pg");

@@ -6,7 +6,7 @@ use super::super::group::temper::{Fault, MS, SECOND, Temper};
 use super::{Case, grouped, hunt};
 
 const CASES: &[Case] = &[
-    grouped(Mutant::GroupVoteNotSynced, "power lost in elections", elections, 1, 400),
+    grouped(Mutant::GroupVoteNotSynced, "power lost in elections", elections, 1, 200),
     grouped(Mutant::GroupEntriesNotSynced, "power lost in commits", blackouts, 1, 200),
     grouped(Mutant::GroupProposalRepeated, "any schedule", any, 1, 20),
     grouped(Mutant::GroupReadsLocalState, "any schedule", any, 1, 20),
@@ -19,10 +19,10 @@ fn any(_: &mut Temper) {}
 
 /// Leaders fall all the time, and whoever votes loses power.
 fn elections(temper: &mut Temper) {
-    temper.joiners = 3;
-    temper.disk_ns = (MS, 40 * MS);
-    temper.fault_every_ns = 300 * MS;
-    temper.outage_ns = 300 * MS;
+    temper.joiners = 5;
+    temper.disk_ns = (MS, 100 * MS);
+    temper.fault_every_ns = 200 * MS;
+    temper.outage_ns = 100 * MS;
     temper.faults =
         vec![(Fault::PowerInCommit, 3), (Fault::Power, 3), (Fault::PauseLeader, 2), (Fault::PowerLeader, 2)];
 }
