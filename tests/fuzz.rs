@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use infinit::base::id::{
-    ConfigNumber, Epoch, Incarnation, InvitationId, NetworkId, NodeId, Seq, SiloId, SlotIndex, SlotKey, SnapshotId, Stamp,
-    VolumeId,
+    ConfigNumber, Epoch, Incarnation, InvitationId, NetworkId, NodeId, Seq, SiloId, SlotIndex, SlotKey, SnapshotId,
+    Stamp, VolumeId,
 };
 use infinit::base::record::{HEADER_BYTES, Record};
 use infinit::cluster::consensus;
@@ -359,13 +359,7 @@ fn moving_state() -> ClusterState {
         Command::OpenSilo(SiloOpening { silo, node: id(number), capacity_bytes: 1 << 40, chain })
     };
     let policy = Policy { replicas: 2, ..Policy::default() };
-    let volume = VolumeCreation {
-        id: VolumeId([7; 16]),
-        name: "pg".to_owned(),
-        size_bytes: 1 << 30,
-        policy,
-        at: 3,
-    };
+    let volume = VolumeCreation { id: VolumeId([7; 16]), name: "pg".to_owned(), size_bytes: 1 << 30, policy, at: 3 };
     let mut state = ClusterState::default();
     let commands = [
         Command::Genesis(founder),

@@ -272,7 +272,11 @@ impl Attachments {
             slots: volume.slots.iter().map(|slot| (slot.config, slot.silos.clone())).collect(),
             incarnations: known.map(|(silo, info)| (silo, info.incarnation)).collect(),
             // Of all silos: the slots may come to have others.
-            distances: state.silos.iter().filter_map(|(id, info)| Some((*id, self.distance(state, info.node)?))).collect(),
+            distances: state
+                .silos
+                .iter()
+                .filter_map(|(id, info)| Some((*id, self.distance(state, info.node)?)))
+                .collect(),
         }
     }
 

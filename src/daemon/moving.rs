@@ -13,18 +13,12 @@ fn of_copy(copy: &Replica) -> Option<Moving> {
     let moved_bytes = copy.moved_bytes.filter(|_| copy.state == ReplicaState::CatchingUp)?;
     let left_bytes = copy.bytes_per_second.zip(copy.left_ms);
     let left_bytes = left_bytes.map(|(rate, ms)| (u128::from(rate) * u128::from(ms) / 1000) as u64);
-    Some(Moving {
-        copies: 1,
-        moved_bytes,
-        bytes_per_second: copy.bytes_per_second,
-        left_bytes,
-        left_ms: copy.left_ms,
-    })
+    Some(Moving { copies: 1, moved_bytes, bytes_per_second: copy.bytes_per_second, left_bytes, left_ms: copy.left_ms })
 }
 
 /// All of these together, nothing if there are none.
 pub fn total(parts: impl Iterator<Item = Moving>) -> Option<Moving> {
-    let sum = parts.reduce(|sum, part| {
+    parts.reduce(|sum, part| {
         let rates = [sum.bytes_per_second, part.bytes_per_second];
         Moving {
             copies: sum.copies + part.copies,
@@ -34,8 +28,7 @@ pub fn total(parts: impl Iterator<Item = Moving>) -> Option<Moving> {
             // They go on side by side.
             left_ms: sum.left_ms.zip(part.left_ms).map(|(a, b)| a.max(b)),
         }
-    });
-    sum
+    })
 }
 
 /// Copies that these slots should have beyond those that are good, where the policy asks for `wanted`.

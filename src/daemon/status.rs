@@ -276,7 +276,8 @@ fn waits(state: &ClusterState, node: NodeId, moves: &BTreeMap<VolumeId, Vec<Move
         1 => ("a copy of volume", "has"),
         _ => ("copies of the volumes", "have"),
     };
-    (!names.is_empty()).then(|| format!("{copies} {} {has} nowhere to go: no other node has room for them", names.join(", ")))
+    (!names.is_empty())
+        .then(|| format!("{copies} {} {has} nowhere to go: no other node has room for them", names.join(", ")))
 }
 
 /// The silos of a node: those that the cluster knows to be its own, and others that it has open.

@@ -5,8 +5,8 @@ use infinit::daemon::api::going::Duty;
 use infinit::daemon::api::scrub::{ScrubState, SiloScrub, VolumeScrub};
 use infinit::daemon::api::silo::{Cleaning, Damage, Range, Scrub, Space};
 use infinit::daemon::api::{
-    Attachment, Cluster, Durability, Invitation, Moving, Network, Node, NodeRef, NodeState, Replica, ReplicaState, Role, Silo,
-    SiloState, Slot, Status, Volume, VolumeState, VolumeStatus, Warning,
+    Attachment, Cluster, Durability, Invitation, Moving, Network, Node, NodeRef, NodeState, Replica, ReplicaState,
+    Role, Silo, SiloState, Slot, Status, Volume, VolumeState, VolumeStatus, Warning,
 };
 use infinit::interface::nbd::Counts;
 

@@ -84,7 +84,8 @@ fn slots(terminal: &Terminal, status: &VolumeStatus) -> String {
 
 /// What is being copied, how fast, and what is left of it.
 pub fn moving(moving: &Moving) -> String {
-    let copies = if moving.copies == 1 { "1 copy receives".to_owned() } else { format!("{} copies receive", moving.copies) };
+    let copies =
+        if moving.copies == 1 { "1 copy receives".to_owned() } else { format!("{} copies receive", moving.copies) };
     let rate = moving.bytes_per_second.map_or_else(String::new, |rate| format!(", {}/s", Size(rate)));
     let left = moving.left_bytes.zip(moving.left_ms).map(|(bytes, ms)| {
         let time = Span(std::time::Duration::from_secs(ms.div_ceil(1000).max(1)));

@@ -222,9 +222,9 @@ pub fn fuzz_stored_inputs() -> Vec<Vec<u8>> {
     let proposals = fuzz_proposals();
     for proposal in &proposals {
         // What it answers is of no interest here.
-        let _ = later.sessions.once(&proposal.ticket, || {
-            Err(Refusal::LastCopy { node: "a".to_owned(), volume: "pg".to_owned() })
-        });
+        let _ = later
+            .sessions
+            .once(&proposal.ticket, || Err(Refusal::LastCopy { node: "a".to_owned(), volume: "pg".to_owned() }));
     }
     let mut inputs = vec![
         encode_id(Some(id)),

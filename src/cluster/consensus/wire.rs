@@ -149,8 +149,11 @@ pub fn fuzz_message_inputs() -> Vec<Vec<u8>> {
     let vote = RaftVote::new(3, NodeId([1; 32]));
     let part = Request::Snapshot(SnapshotPart { vote, transfer: 5, offset: 0, total: 3, bytes });
     let answer = Answer::NotLeader(Some(NodeId([1; 32])));
-    let mut bodies =
-        vec![encode(GroupNumber(7), &part), encode(GroupNumber(7), &Request::ReadIndex), encode(GroupNumber(7), &answer)];
+    let mut bodies = vec![
+        encode(GroupNumber(7), &part),
+        encode(GroupNumber(7), &Request::ReadIndex),
+        encode(GroupNumber(7), &answer),
+    ];
     bodies.extend(fuzz_proposals().into_iter().map(|proposal| encode(GroupNumber(7), &Request::Propose(proposal))));
     bodies.iter().map(|message| message[HEAD_BYTES..].to_vec()).collect()
 }

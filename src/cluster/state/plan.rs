@@ -54,9 +54,10 @@ impl ClusterState {
             let planned = moves.get(id).into_iter().flatten().find(|planned| planned.slot.0 as usize == index);
             planned.map_or(&slot.silos, |planned| &planned.silos).iter().any(is_there)
         };
-        let stuck = self.volumes.iter().filter(|(id, volume)| {
-            volume.slots.iter().enumerate().any(|(index, slot)| is_stuck(id, index, slot))
-        });
+        let stuck = self
+            .volumes
+            .iter()
+            .filter(|(id, volume)| volume.slots.iter().enumerate().any(|(index, slot)| is_stuck(id, index, slot)));
         stuck.map(|(id, _)| *id).collect()
     }
 

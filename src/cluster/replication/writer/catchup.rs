@@ -176,7 +176,8 @@ impl Writer {
         let also = catch_up.also.iter().copied().filter(|extent| *extent >= from_extent).collect();
         let able = || self.live(index).filter(|peer| peer.applied >= floor && peer.silo != silo);
         let fresh = || able().filter(|peer| !failed.contains(&peer.silo));
-        let source = fresh().min_by_key(|peer| self.options.distance(peer.silo)).or_else(|| able().next()).map(|peer| peer.silo);
+        let source =
+            fresh().min_by_key(|peer| self.options.distance(peer.silo)).or_else(|| able().next()).map(|peer| peer.silo);
         let slot = self.slots[index].index;
         let Some(catch_up) = self.catch_up(index, silo) else { return };
         let Some(source) = source else {
