@@ -1,20 +1,13 @@
 //! The two kinds of socket a client may come by, and what tells the volume that a client is still there.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::base::clock::Moment;
 use crate::volume::block::device::Origin;
-
-/// A connection that stood so long ago still stands: the requests of one batch ask once. Nobody can end a connection, make
-/// another and be heard on it in less.
-const STOOD_FOR: Duration = Duration::from_micros(50);
 
 /// A connected stream socket.
 pub trait Socket: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static {}
@@ -26,13 +19,11 @@ impl Socket for UnixStream {}
 /// asked for as long as a request is parked somewhere.
 pub struct Connection {
     socket: OwnedFd,
-    /// The moment when it was last found standing, as its number.
-    stood_at: AtomicU64,
 }
 
 impl Connection {
     pub fn of(socket: &impl AsFd) -> std::io::Result<Self> {
-        Ok(Self { socket: socket.as_fd().try_clone_to_owned()?, stood_at: AtomicU64::new(0) })
+        Ok(Self { socket: socket.as_fd().try_clone_to_owned()? })
     }
 
     /// Ends the connection in both directions, whoever else still holds a descriptor of it.
@@ -44,20 +35,11 @@ impl Connection {
 
 impl Origin for Connection {
     fn stands(&self) -> bool {
-        let now = Moment::now();
-        let stood_at = Moment(self.stood_at.load(Ordering::Relaxed));
-        if now.since(stood_at) < STOOD_FOR {
-            return true;
-        }
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         // An interrupted or failed poll tells nothing: the request then goes on, as without the question.
-        let stands = poll(&mut asked, Some(&at_once)).is_err() || !asked[0].revents().intersects(gone);
-        if stands {
-            self.stood_at.store(now.0, Ordering::Relaxed);
-        }
-        stands
+        poll(&mut asked, Some(&now)).is_err() || !asked[0].revents().intersects(gone)
     }
 }
 
@@ -68,17 +50,6 @@ mod tests {
 
     use super::*;
 
-    /// Whether the connection is found ended as soon as what was found before counts no more.
-    fn ends(connection: &Connection) -> bool {
-        let since = Moment::now();
-        while connection.stands() {
-            if Moment::now().since(since) > Duration::from_secs(1) {
-                return false;
-            }
-        }
-        true
-    }
-
     #[test]
     fn a_connection_stands_until_either_side_ends_it() {
         let (here, mut there) = StdUnixStream::pair().unwrap();
@@ -86,7 +57,7 @@ mod tests {
         there.write_all(b"unread bytes change nothing").unwrap();
         assert!(connection.stands());
         drop(there);
-        assert!(ends(&connection));
+        assert!(!connection.stands());
 
         let (here, there) = StdUnixStream::pair().unwrap();
         let connection = Connection::of(&here).unwrap();
@@ -105,6 +76,6 @@ mod tests {
         client.shutdown(std::net::Shutdown::Write).unwrap();
         // The end of the stream travels through the loopback device: wait for it by reading.
         assert_eq!(std::io::Read::read(&mut &here, &mut [0; 1]).unwrap(), 0);
-        assert!(ends(&connection));
+        assert!(!connection.stands());
     }
 }
