@@ -38,7 +38,7 @@ use infinit::transport::discovery::AddressRecord;
 use infinit::transport::identity::{NetworkKey, NodeKey, TokenKey};
 use infinit::transport::passport::{self, Invitation, Passport, Role};
 use infinit::transport::token::{self, Contact, Token};
-use infinit::transport::{discovery, hello, rpc, stream};
+use infinit::transport::{callback, discovery, hello, rpc, stream};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore, SeedableRng};
@@ -306,6 +306,10 @@ fn peers_and_segments() {
     fuzz("tokens", &[token], token::fuzz_token);
     let hello = [&owner.network().0[..], &[0], &passport].concat();
     fuzz("greetings", &[hello], hello::fuzz_hello);
+    // A call, a meeting and a refusal.
+    let calls =
+        [[&[0][..], &[7; 16]].concat(), [&[1][..], &[7; 48]].concat(), [&[3][..], &[7; 16], b"\x04gone"].concat()];
+    fuzz("calls", &calls, callback::fuzz_calls);
     fuzz("frames", &[vec![4, 0, 0, 0, 1, 2, 3, 4], vec![0; 8]], stream::fuzz_frames);
     fuzz("requests between daemons", &[vec![1, 0, 0, 0, 0, 0, 0, 0, 2, 9, 9]], rpc::fuzz_message);
     let discovered = vec!["192.0.2.1:7421".parse().unwrap()];

@@ -179,6 +179,7 @@ fn syncs(silo: &Silo, took: std::io::Result<Duration>) -> Check {
 /// What another node says of this one, and how far its clock is ahead of this one's, in milliseconds.
 struct Answer {
     hears_us: bool,
+    calls_us: bool,
     ahead_ms: i64,
 }
 
@@ -188,9 +189,10 @@ async fn ask(peers: &Peers, node: &Node) -> Option<Answer> {
     }
     let (sent, begun) = (wall_ms(), Instant::now());
     match peers.ask(node.id, &Ask::Examine, ANSWER_LIMIT).await {
-        Ok(Told::Examined(Examined { wall_ms, hears_you })) => {
+        Ok(Told::Examined(Examined { wall_ms, hears_you, calls_you })) => {
             let middle = sent + begun.elapsed().as_millis() as u64 / 2;
-            Some(Answer { hears_us: hears_you, ahead_ms: (wall_ms as i64).saturating_sub(middle as i64) })
+            let ahead_ms = (wall_ms as i64).saturating_sub(middle as i64);
+            Some(Answer { hears_us: hears_you, calls_us: calls_you, ahead_ms })
         }
         Ok(_) | Err(_) => None,
     }
@@ -211,7 +213,10 @@ fn way(node: &Node, answer: Option<Answer>) -> Vec<Check> {
             vec![Check::warning(name, "is reached, and does not say how it sees this node", "upgrade it")]
         }
         (NodeState::Up, Some(answer)) => {
-            let both = if answer.hears_us {
+            let both = if answer.hears_us && answer.calls_us {
+                let finding = format!("is reached{there}, and has this node dial back: it cannot dial it");
+                Check::ok(name.clone(), finding)
+            } else if answer.hears_us {
                 Check::ok(name.clone(), format!("is reached{there}, and reaches this node"))
             } else {
                 let hint =

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::base::clock::wall_seconds;
 use crate::base::id::{ConfigNumber, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::consensus::Group;
 use crate::cluster::replication::driver::Target;
@@ -138,7 +139,8 @@ pub async fn move_attached(attachments: Attachments, mut state: watch::Receiver<
         attached.mark_unchanged();
         moving.retain(|id, _| attachments.get(*id).is_some());
         let all = attachments.all();
-        let mut moves = if now.level >= Level(1) && !all.is_empty() { now.moves() } else { BTreeMap::new() };
+        let mut moves =
+            if now.level >= Level(1) && !all.is_empty() { now.moves(wall_seconds()) } else { BTreeMap::new() };
         let mut waits = false;
         for (id, attached) in all {
             let of_volume = moves.remove(&id).unwrap_or_default();
@@ -149,12 +151,20 @@ pub async fn move_attached(attachments: Attachments, mut state: watch::Receiver<
             moving.step(Instant::now(), &now, id, of_volume, report.as_ref(), ask);
         }
         let is_idle = !waits && moving.values().all(Moving::is_idle);
+        let settles = moving.keys().filter_map(|id| settles_in(&now, *id)).min();
+        let again = if is_idle { settles } else { Some(AGAIN_AFTER) };
         tokio::select! {
             changed = state.changed() => if changed.is_err() { return },
             changed = attached.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(AGAIN_AFTER), if !is_idle => {}
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
         }
     }
+}
+
+/// How long until an attachment of a volume has lasted long enough to have a copy nearby, if it has not yet.
+fn settles_in(state: &ClusterState, id: VolumeId) -> Option<Duration> {
+    let (_, at) = state.settled_at(state.volumes.get(&id)?)?;
+    at.checked_sub(wall_seconds()).filter(|left| *left > 0).map(Duration::from_secs)
 }
 
 /// The volumes that this node moves, and those that could not be moved just now: they keep no other from its turn.
@@ -192,7 +202,7 @@ pub async fn move_detached(attachments: Attachments, node: NodeId, group: Group)
     loop {
         let now = state.borrow_and_update().clone();
         let leads = status.borrow_and_update().leader == Some(node) && now.level >= Level(1);
-        let moves = if leads { now.moves() } else { BTreeMap::new() };
+        let moves = if leads { now.moves(wall_seconds()) } else { BTreeMap::new() };
         let waits = !moves.is_empty();
         for id in moves.into_keys() {
             let is_free = now.volumes.get(&id).is_some_and(|volume| volume.attachment.is_none());

@@ -33,10 +33,11 @@ use crate::daemon::peers::{self, Ask, Examined, GROUP_SERVICE, NODE_SERVICE, Pee
 use crate::daemon::regroup;
 use crate::daemon::scrubs;
 use crate::daemon::silos::{self, NodeSilos, SiloView, SiloViews};
+use crate::daemon::standby;
 use crate::daemon::standing::Standing;
 use crate::daemon::twin;
 use crate::transport::discovery::{Discovery, DiscoveryError, DiscoveryOptions, Seed};
-use crate::transport::endpoint::{Endpoint, EndpointError, EndpointOptions};
+use crate::transport::endpoint::{Dialer, Endpoint, EndpointError, EndpointOptions};
 use crate::transport::network::{Channel, Network, Purpose};
 use crate::transport::passport::{Passport, Role};
 use crate::transport::rpc::{self, Handler};
@@ -72,7 +73,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         passport: passport.clone(),
         listen,
         admission: directory.clone(),
-        incoming,
+        incoming: incoming.clone(),
     };
     let data_runtime = DataRuntime::start().map_err(|error| Fault::failed(format!("cannot start threads: {error}")))?;
     let data = data_runtime.handle();
@@ -115,6 +116,7 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         group: group.clone(),
         attachments: attachments.clone(),
         peers: peers.clone(),
+        dialer: endpoint.dialer().clone(),
         silos: silos.views(),
     };
     let serving = tokio::spawn(serve_channels(channels, services.clone(), silos.registry().clone()));
@@ -137,6 +139,13 @@ pub async fn run(home: Home, options: RunOptions) -> Result<()> {
         tokio::spawn(mover::move_attached(attachments.clone(), group.state())),
         tokio::spawn(mover::move_detached(attachments.clone(), node, group.clone())),
         tokio::spawn(caretaker::take_care(node, group.clone(), peers.clone(), silos.views())),
+        tokio::spawn(standby::where_needed(
+            endpoint.dialer().clone(),
+            peers.clone(),
+            network.contacts.iter().map(|known| known.node).collect(),
+            group.state(),
+            incoming,
+        )),
         tokio::spawn(remember_members(home.clone(), group.state(), discovery.clone())),
     ];
     let open = silos.views();
@@ -409,6 +418,8 @@ async fn serve_channels(mut channels: mpsc::Receiver<Channel>, services: Service
             Purpose::Join => {
                 tokio::spawn(rpc::serve(channel, Arc::new(Joining(services.clone()))));
             }
+            // The endpoint keeps these to itself.
+            Purpose::Calls => {}
         }
     }
 }
@@ -421,6 +432,7 @@ struct Services {
     group: Group,
     attachments: Attachments,
     peers: Peers,
+    dialer: Dialer,
     silos: SiloViews,
 }
 
@@ -453,6 +465,7 @@ impl Services {
                 version: peers::own_version(),
                 silos: self.silos.lives(),
                 details: self.silos.iter().map(SiloView::details).collect(),
+                unheard: matches!(self.peers.standing(from), Standing::Down { .. }),
             }),
             Ask::Report(volume) => Told::Report(self.attachments.report(volume).await),
             Ask::HandOver { volume, epoch } => Told::Done(self.attachments.hand_over(volume, epoch).await),
@@ -468,6 +481,7 @@ impl Services {
             Ask::Examine => Told::Examined(Examined {
                 wall_ms: wall_ms(),
                 hears_you: matches!(self.peers.standing(from), Standing::Up { .. }),
+                calls_you: self.dialer.calls(from),
             }),
             Ask::Quorum => {
                 let status = self.group.status();

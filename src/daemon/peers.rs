@@ -94,8 +94,10 @@ pub enum Told {
 pub struct Examined {
     /// Its own wall clock, milliseconds since 1970.
     pub wall_ms: u64,
-    /// It reaches the asking node by connections of its own.
+    /// It reaches the asking node.
     pub hears_you: bool,
+    /// It cannot dial the asking node, which stands by and dials back.
+    pub calls_you: bool,
 }
 
 /// What a node says of itself.
@@ -105,9 +107,12 @@ pub struct SignOfLife {
     pub run: u64,
     pub version: String,
     pub silos: Vec<SiloLife>,
-    /// More of them, by their ids. The last field: daemons of 0.1.0 do not send it, and do not mind it.
+    /// More of them, by their ids. Daemons of 0.1.0 send neither this nor what follows, and do not mind it.
     #[serde(deserialize_with = "nothing_from_older_ones")]
     pub details: Vec<SiloDetails>,
+    /// It has dialled the asking node in vain.
+    #[serde(deserialize_with = "nothing_from_older_ones")]
+    pub unheard: bool,
 }
 
 /// How a silo's room is used, and what damage is known on it.
@@ -119,10 +124,10 @@ pub struct SiloDetails {
 }
 
 /// Where the message ends before this field, there is none.
-fn nothing_from_older_ones<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+fn nothing_from_older_ones<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
     deserializer: D,
-) -> Result<Vec<T>, D::Error> {
-    Ok(Vec::deserialize(deserializer).unwrap_or_default())
+) -> Result<T, D::Error> {
+    Ok(T::deserialize(deserializer).unwrap_or_default())
 }
 
 /// What a node says of a silo of its own.
@@ -201,6 +206,11 @@ impl Peers {
             learned: watch::Sender::new(()),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// This daemon's node.
+    pub fn node(&self) -> NodeId {
+        self.shared.node
     }
 
     /// What tells this run of the daemon from others.
@@ -381,7 +391,8 @@ mod tests {
     fn daemons_of_the_first_version_and_later_ones_understand_each_other() {
         let scrub = ScrubReport { damaged: 7, ..ScrubReport::default() };
         let details = SiloDetails { id: SiloId([1; 16]), space: SpaceReport::default(), scrub };
-        let life = SignOfLife { run: 5, version: "0.1.0".into(), silos: Vec::new(), details: vec![details] };
+        let life =
+            SignOfLife { run: 5, version: "0.1.0".into(), silos: Vec::new(), details: vec![details], unheard: true };
         let whole = postcard::to_stdvec(&Told::Alive(life.clone())).unwrap();
         let Ok(Told::Alive(read)) = postcard::from_bytes(&whole) else { panic!("it is not understood") };
         assert_eq!(read, life);
@@ -398,6 +409,6 @@ mod tests {
         assert_eq!(postcard::from_bytes::<First>(rest).unwrap(), first);
         let old = [&[*kind][..], &postcard::to_stdvec(&first).unwrap()].concat();
         let Ok(Told::Alive(read)) = postcard::from_bytes(&old) else { panic!("it is not understood") };
-        assert_eq!(read, SignOfLife { details: Vec::new(), ..life });
+        assert_eq!(read, SignOfLife { details: Vec::new(), unheard: false, ..life });
     }
 }

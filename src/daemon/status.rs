@@ -62,7 +62,7 @@ impl Observer {
         let nodes = self.nodes();
         let mut volumes = Vec::new();
         let state = self.state();
-        let moves = state.moves();
+        let moves = state.moves(wall_seconds());
         for (id, volume) in &state.volumes {
             let moving = moves.get(id).map_or(0, Vec::len);
             volumes.push(self.volume_status(&nodes, *id, volume, moving).await.volume);
@@ -124,7 +124,7 @@ impl Observer {
         let status = self.group.status();
         // Planned only while somebody goes.
         let goes = |member: &Member| member.duty != Duty::Stores;
-        let moves = state.members.values().any(goes).then(|| state.moves());
+        let moves = state.members.values().any(goes).then(|| state.moves(wall_seconds()));
         let node = |(id, member): (&NodeId, &Member)| {
             let (node_state, since, life) = match self.standing(*id) {
                 Standing::Up { since, life } => (NodeState::Up, Some(since), Some(life)),
@@ -198,7 +198,7 @@ impl Observer {
     pub async fn volume(&self, name: &str) -> Result<api::VolumeStatus> {
         let state = self.state();
         let (id, volume) = find(&state, name)?;
-        let moving = state.moves().get(&id).map_or(0, Vec::len);
+        let moving = state.moves(wall_seconds()).get(&id).map_or(0, Vec::len);
         Ok(self.volume_status(&self.nodes(), id, volume, moving).await)
     }
 

@@ -23,6 +23,7 @@ use crate::base::address::Address;
 use crate::base::clock::wall_seconds;
 use crate::base::error::plain;
 use crate::base::id::NodeId;
+use crate::transport::callback::{Calls, far_end, shows_ticket};
 use crate::transport::hello::{Greeting, HELLO_BYTES_MAX, Hello, Refused};
 use crate::transport::identity::NodeKey;
 use crate::transport::link::{Link, SILENCE_MAX, StillWelcome};
@@ -71,6 +72,7 @@ struct Shared {
     tls: Tls,
     admission: Arc<dyn Admission>,
     links: Mutex<Links>,
+    calls: Arc<Calls>,
 }
 
 /// The open connections.
@@ -94,7 +96,8 @@ impl Dialer {
             .verify_holder(passport.network(), key.node(), wall_seconds())
             .map_err(|error| EndpointError::Passport(error.to_string()))?;
         let tls = Tls::new(key)?;
-        let shared = Shared { node: key.node(), passport, tls, admission, links: Mutex::default() };
+        let shared =
+            Shared { node: key.node(), passport, tls, admission, links: Mutex::default(), calls: Arc::default() };
         Ok(Dialer { shared: Arc::new(shared) })
     }
 
@@ -106,22 +109,67 @@ impl Dialer {
         addresses: &[Address],
         purpose: Purpose,
     ) -> Result<Channel, ConnectError> {
-        let end = Instant::now() + CONNECT_TIME_MAX;
-        let (places, unresolved) = places(addresses).await;
-        let mut worst = unresolved.map_or(ConnectError::Unknown, |why| ConnectError::Unreachable(why.to_string()));
-        for (index, address) in places.iter().enumerate() {
-            // One address that swallows everything must not use up the time of the others.
-            let share = end.saturating_duration_since(Instant::now()) / (places.len() - index) as u32;
-            let error = match timeout(share, self.shared.dial(node, *address, purpose)).await {
-                Ok(Ok(channel)) => return Ok(channel),
-                Ok(Err(error)) => error,
-                Err(_) => ConnectError::Unreachable(format!("{address} does not answer")),
-            };
-            if !matches!(worst, ConnectError::Refused(_)) {
-                worst = error;
+        each(addresses, |at| self.shared.dial(node, at, purpose)).await
+    }
+
+    /// Opens a channel to a member: one that stands by here is called, others are dialled, and one that does not answer is met where
+    /// both stand by.
+    async fn reach(&self, to: NodeId, purpose: Purpose) -> Result<Channel, ConnectError> {
+        let calls = &self.shared.calls;
+        if calls.is_caller(to) {
+            match self.shared.greet_called(calls.call(to).await, to, purpose).await {
+                Ok(channel) => return Ok(channel),
+                Err(why) => debug!(peer = %to.short(), %why, "a call came to nothing"),
             }
         }
-        Err(worst)
+        let meet = async || {
+            let met = calls.meet(to, async |at| self.shared.dial_member(at).await.map_err(|error| error.to_string()));
+            let met = timeout(CONNECT_TIME_MAX, met).await;
+            let met = met.unwrap_or_else(|_| Err(ConnectError::Unreachable("no member has them meet".to_owned())));
+            self.shared.greet_called(met, to, purpose).await
+        };
+        let met_before = calls.met(to);
+        if met_before && let Ok(channel) = meet().await {
+            return Ok(channel);
+        }
+        let addresses = self.shared.admission.addresses(to);
+        match self.connect_at(to, &addresses, purpose).await {
+            // Also where it was refused: behind another NAT the same address is another node.
+            Err(error) if !met_before => match meet().await {
+                Ok(channel) => {
+                    calls.has_met(to);
+                    Ok(channel)
+                }
+                Err(ConnectError::Unknown) => Err(error),
+                Err(why) => Err(ConnectError::Unreachable(format!("{error}; {why}"))),
+            },
+            other => {
+                calls.forget_met(to);
+                other
+            }
+        }
+    }
+
+    /// Stands by at a member that cannot dial this node, until the connection to it ends: it is told when to dial back.
+    /// `incoming` gets the channels that come of it.
+    pub async fn stand_by(&self, at: NodeId, incoming: mpsc::Sender<Channel>) -> Result<(), ConnectError> {
+        let channel = self.connect_at(at, &self.shared.admission.addresses(at), Purpose::Calls).await?;
+        let (shared, answering) = (self.shared.clone(), self.shared.clone());
+        let dial = move |at| {
+            let shared = shared.clone();
+            async move { shared.dial_member(at).await.map_err(|error| error.to_string()) }
+        };
+        let answer = move |tcp| {
+            let (shared, incoming) = (answering.clone(), incoming.clone());
+            async move { shared.received(tcp, &incoming, "a call").await }
+        };
+        self.shared.calls.clone().stand_by(channel, dial, answer).await;
+        Ok(())
+    }
+
+    /// Whether a node stands by here, and is called instead of dialled.
+    pub fn calls(&self, node: NodeId) -> bool {
+        self.shared.calls.is_caller(node)
     }
 
     /// Ends all connections with a node, whichever side opened them.
@@ -140,6 +188,29 @@ impl Dialer {
     }
 }
 
+/// Does something that connects at each of these addresses in turn until it succeeds, within [`CONNECT_TIME_MAX`] together.
+async fn each<T, F: Future<Output = Result<T, ConnectError>>>(
+    addresses: &[Address],
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, ConnectError> {
+    let end = Instant::now() + CONNECT_TIME_MAX;
+    let (places, unresolved) = places(addresses).await;
+    let mut worst = unresolved.map_or(ConnectError::Unknown, |why| ConnectError::Unreachable(why.to_string()));
+    for (index, address) in places.iter().enumerate() {
+        // One address that swallows everything must not use up the time of the others.
+        let share = end.saturating_duration_since(Instant::now()) / (places.len() - index) as u32;
+        let error = match timeout(share, connect(*address)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => error,
+            Err(_) => ConnectError::Unreachable(format!("{address} does not answer")),
+        };
+        if !matches!(worst, ConnectError::Refused(_)) {
+            worst = error;
+        }
+    }
+    Err(worst)
+}
+
 /// The addresses behind a node's addresses and names, in their order, and why a name has none.
 async fn places(addresses: &[Address]) -> (Vec<SocketAddr>, Option<ResolveError>) {
     let resolving = addresses.iter().map(|address| resolve(address, NAME_TIME_MAX));
@@ -156,10 +227,7 @@ async fn places(addresses: &[Address]) -> (Vec<SocketAddr>, Option<ResolveError>
 
 impl Network for Dialer {
     fn connect(&self, to: NodeId, purpose: Purpose) -> BoxFuture<'_, Result<Channel, ConnectError>> {
-        Box::pin(async move {
-            let addresses = self.shared.admission.addresses(to);
-            self.connect_at(to, &addresses, purpose).await
-        })
+        Box::pin(self.reach(to, purpose))
     }
 }
 
@@ -175,9 +243,43 @@ impl Shared {
     }
 
     async fn dial(self: &Arc<Self>, to: NodeId, at: SocketAddr, purpose: Purpose) -> Result<Channel, ConnectError> {
+        let tcp = dial_tcp(at).await?;
+        self.greet(tcp, to, at, purpose).await
+    }
+
+    /// A bare connection to a member, which shows a ticket next.
+    async fn dial_member(&self, to: NodeId) -> Result<TcpStream, ConnectError> {
+        each(&self.admission.addresses(to), dial_tcp).await
+    }
+
+    /// Goes on with a connection that came of a call.
+    async fn greet_called(
+        self: &Arc<Self>,
+        called: Result<TcpStream, ConnectError>,
+        to: NodeId,
+        purpose: Purpose,
+    ) -> Result<Channel, ConnectError> {
+        let tcp = called?;
+        let unreachable = |error: std::io::Error| ConnectError::Unreachable(plain(&error));
+        // It was accepted, or dialled, elsewhere; from here on it belongs to whoever asked for it.
+        let tcp = tcp.into_std().and_then(TcpStream::from_std).map_err(unreachable)?;
+        tune(&tcp).map_err(unreachable)?;
+        let at = far_end(&tcp)?;
+        match timeout(GREETING_TIME_MAX, self.greet(tcp, to, at, purpose)).await {
+            Ok(greeted) => greeted,
+            Err(_) => Err(ConnectError::Unreachable(format!("{at}: the greeting took too long"))),
+        }
+    }
+
+    /// The part of the one that wants something of another.
+    async fn greet(
+        self: &Arc<Self>,
+        tcp: TcpStream,
+        to: NodeId,
+        at: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<Channel, ConnectError> {
         let unreachable = |why: String| ConnectError::Unreachable(format!("{at}: {why}"));
-        let tcp = TcpStream::connect(at).await.map_err(|error| unreachable(plain(&error)))?;
-        tune(&tcp).map_err(|error| unreachable(plain(&error)))?;
         let config = self.tls.client(to).map_err(|error| unreachable(error.to_string()))?;
         let greeted = async {
             let mut stream = SecureStream::client(tcp, config, at)?;
@@ -210,7 +312,9 @@ impl Shared {
         let checked = theirs.check(self.passport.network(), peer, wall_seconds()).and_then(|()| match purpose {
             // Who joins knows no members yet; that the passport is of this network must do.
             Purpose::Join => Ok(()),
-            Purpose::Control | Purpose::Data => self.admission.admit(&theirs.passport).map_err(Refused::Admission),
+            Purpose::Control | Purpose::Data | Purpose::Calls => {
+                self.admission.admit(&theirs.passport).map_err(Refused::Admission)
+            }
         });
         match checked {
             Ok(()) => {
@@ -221,9 +325,25 @@ impl Shared {
         }
     }
 
+    /// Takes a connection, in time or not at all.
+    async fn received(self: &Arc<Self>, tcp: TcpStream, incoming: &mpsc::Sender<Channel>, from: impl fmt::Display) {
+        match timeout(GREETING_TIME_MAX, self.receive(tcp, incoming)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(GreetingError::Refused(why))) => debug!(%from, %why, "a connection was refused"),
+            Ok(Err(GreetingError::Stream(why))) => debug!(%from, %why, "a greeting broke off"),
+            Err(_) => debug!(%from, "a greeting took too long"),
+        }
+    }
+
     /// The listener's part of the greeting.
     async fn receive(self: &Arc<Self>, tcp: TcpStream, incoming: &mpsc::Sender<Channel>) -> Result<(), GreetingError> {
-        tune(&tcp).map_err(|error| StreamError::Io(plain(&error)))?;
+        let broken = |error: std::io::Error| StreamError::Io(plain(&error));
+        tune(&tcp).map_err(broken)?;
+        match shows_ticket(&tcp).await.map_err(broken)? {
+            Some(false) => {}
+            Some(true) => return self.calls.arrives(tcp).await.map_err(|why| StreamError::Protocol(why).into()),
+            None => return Err(StreamError::Closed.into()),
+        }
         let mut stream = SecureStream::server(tcp, self.tls.server())?;
         let peer = stream.handshake().await?;
         let theirs = match Greeting::decode(&stream.receive(HELLO_BYTES_MAX).await?) {
@@ -254,7 +374,10 @@ impl Shared {
             }
             _ => self.open(stream, peer, theirs.passport, theirs.purpose, true, Home::here()),
         };
-        place.send(channel);
+        match channel.purpose {
+            Purpose::Calls => drop(tokio::spawn(self.calls.clone().serve_caller(channel))),
+            _ => place.send(channel),
+        }
         Ok(())
     }
 
@@ -327,6 +450,13 @@ async fn refuse(stream: &mut SecureStream, refused: Refused) -> GreetingError {
         let _ = stream.finish().await;
     }
     GreetingError::Refused(refused)
+}
+
+async fn dial_tcp(at: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let unreachable = |error: std::io::Error| ConnectError::Unreachable(format!("{at}: {}", plain(&error)));
+    let tcp = TcpStream::connect(at).await.map_err(unreachable)?;
+    tune(&tcp).map_err(unreachable)?;
+    Ok(tcp)
 }
 
 /// Frames leave at once; a machine that vanished is noticed by the system too.
@@ -432,14 +562,7 @@ async fn accept_all(listener: TcpListener, shared: Arc<Shared>, incoming: mpsc::
             oldest.abort();
         }
         let (shared, incoming) = (shared.clone(), incoming.clone());
-        let task = tokio::spawn(async move {
-            match timeout(GREETING_TIME_MAX, shared.receive(tcp, &incoming)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(GreetingError::Refused(why))) => debug!(%from, %why, "a connection was refused"),
-                Ok(Err(GreetingError::Stream(why))) => debug!(%from, %why, "a greeting broke off"),
-                Err(_) => debug!(%from, "a greeting took too long"),
-            }
-        });
+        let task = tokio::spawn(async move { shared.received(tcp, &incoming, from).await });
         greetings.push_back(task.abort_handle());
     }
 }

@@ -18,6 +18,9 @@ use crate::transport::identity::{NetworkKey, TokenKey};
 use crate::transport::network::{FRAME_BYTES_MAX, Frame, SendError};
 use crate::transport::passport::{Invitation, Role};
 
+#[path = "callback_tests.rs"]
+mod callbacks;
+
 const SOON: Duration = Duration::from_secs(5);
 
 /// The members as one network knows them.
@@ -51,6 +54,7 @@ impl Admission for Roll {
 struct Peer {
     key: NodeKey,
     endpoint: Endpoint,
+    arrivals: mpsc::Sender<Channel>,
     incoming: mpsc::Receiver<Channel>,
 }
 
@@ -80,10 +84,11 @@ fn loopback() -> SocketAddr {
 async fn peer_with(key: NodeKey, passport: Passport, roll: &Arc<Roll>) -> Peer {
     let (sender, incoming) = mpsc::channel(16);
     let admission: Arc<dyn Admission> = roll.clone();
+    let arrivals = sender.clone();
     let options = EndpointOptions { key: key.clone(), passport, listen: loopback(), admission, incoming: sender };
     let endpoint = Endpoint::bind(options).await.unwrap();
     roll.enter(key.node(), vec![endpoint.address()]);
-    Peer { key, endpoint, incoming }
+    Peer { key, endpoint, arrivals, incoming }
 }
 
 async fn member(owner: &NetworkKey, roll: &Arc<Roll>) -> Peer {

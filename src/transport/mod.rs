@@ -11,7 +11,7 @@
 //! **How.** The data plane is TLS 1.3 over TCP with the node keys. An `endpoint` listens and dials; each connection
 //! begins with a `hello` in which both sides show their passports, and is then a channel of frames. `tls` proves the
 //! node, `stream` puts frames into records and back, `link` is the task that moves them. `rpc` is requests and
-//! answers over a channel. What is built on channels sees only the trait in `network`; its twin in `memory` serves
+//! answers over a channel. A node that cannot be dialled is reached by a `callback`. What is built on channels sees only the trait in `network`; its twin in `memory` serves
 //! tests.
 //!
 //! ```text
@@ -22,6 +22,7 @@
 //! What grows: a connection a purpose to each node that this one talks to, with at most the bytes of
 //! [`network::Purpose::queue_bytes_max`] waiting on the way out and [`network::RECEIVED_BYTES_MAX`] on the way in.
 
+pub mod callback;
 pub mod discovery;
 pub mod endpoint;
 pub mod hello;

@@ -23,6 +23,8 @@ pub enum Purpose {
     Data,
     /// One request and its answer, by a node that is no member yet but holds an invitation.
     Join,
+    /// The dialler only dials out: over this it is told when it is to dial back.
+    Calls,
 }
 
 impl Purpose {
@@ -33,6 +35,7 @@ impl Purpose {
             Purpose::Data => 8 << 20,
             Purpose::Control => 32 << 20,
             Purpose::Join => 8 << 20,
+            Purpose::Calls => 1 << 20,
         }
     }
 }

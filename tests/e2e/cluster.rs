@@ -117,7 +117,7 @@ impl Cluster {
                 let token = cluster.run(0, &["network", "invite"]);
                 cluster.run(node, &["network", "join", token.trim()]);
             }
-            cluster.start_with(node, &["--listen", &format!("{}:7420", Switch::address(node)), "--no-mdns"]);
+            cluster.start_with(node, &["--listen", &switch.listen(node), "--no-mdns"]);
             cluster.wait(node);
         }
         for node in 0..nodes {

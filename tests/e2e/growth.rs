@@ -15,6 +15,8 @@ use crate::e2e::cluster::{Cluster, PATIENCE, eventually, voters};
 use crate::e2e::ledger::Ledger;
 
 const BLOCKS: usize = 2048;
+/// Within this, a cluster that changed has moved what it had to.
+pub const SETTLE: Duration = Duration::from_secs(180);
 
 /// A client that writes all the time, and remembers what.
 pub struct Load {
@@ -195,12 +197,14 @@ fn a_node_that_dies_is_replaced_by_itself_and_one_that_comes_back_is_taken_back(
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
     let first = holders(&volume(&cluster, 0, "pg"));
     let ids: Vec<String> = (0..5).map(|node| cluster.id(node)).collect();
-    let holding: Vec<usize> = (0..5).filter(|node| first.contains(&ids[*node])).collect();
     let other = (0..5).find(|node| !first.contains(&ids[*node])).unwrap();
     cluster.attach(other, "pg");
+    let now = until_copies(&cluster, other, "pg", 3);
+    assert!(now.contains(&ids[other]), "no copy lies where the volume is attached");
+    let holding: Vec<usize> = (0..5).filter(|node| *node != other && now.contains(&ids[*node])).collect();
     let load = Load::begin(&cluster, other, "pg");
     load.goes_on(500);
-    for victim in &holding[..2] {
+    for victim in &holding {
         cluster.kill(&[*victim]);
         let id = &ids[*victim];
         let replaced = eventually(PATIENCE, || !holders(&volume(&cluster, other, "pg")).contains(id));
@@ -229,6 +233,7 @@ fn a_short_absence_moves_no_copy() {
     let mut cluster = Cluster::new(4);
     cluster.run(0, &["volume", "create", "pg", "--size", "1GiB"]);
     cluster.attach(0, "pg");
+    until_copies(&cluster, 0, "pg", 3);
     let before = volume(&cluster, 0, "pg");
     let ids: Vec<String> = (0..4).map(|node| cluster.id(node)).collect();
     let victim = (1..4).find(|node| holders(&before).contains(&ids[*node])).unwrap();

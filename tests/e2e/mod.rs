@@ -8,6 +8,8 @@
 //! the acceptance of the product asks for.
 
 mod abuse;
+mod balanced;
+mod behind_nat;
 mod cluster;
 mod damage;
 mod demo;

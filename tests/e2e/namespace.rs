@@ -62,6 +62,9 @@ impl Namespace {
 pub struct Switch {
     namespace: Namespace,
     pub machines: Vec<Namespace>,
+    hidden: Vec<usize>,
+    /// What those that are hidden are behind.
+    routers: Vec<Namespace>,
 }
 
 impl Switch {
@@ -78,14 +81,42 @@ impl Switch {
             machine.ip(&["link", "set", "eth0", "up"]);
             machine.address(&format!("{}/24", Switch::address(index)));
         }
-        let switch = Switch { namespace, machines };
+        let switch = Switch { namespace, machines, hidden: Vec::new(), routers: Vec::new() };
         switch.nft(&["add", "table", "bridge", "cut"]);
         switch.nft(&["add", "chain", "bridge", "cut", "forward", "{ type filter hook forward priority 0 ; }"]);
         switch
     }
 
+    /// Where a node on this machine listens.
+    pub fn listen(&self, index: usize) -> String {
+        let hidden = self.hidden.contains(&index);
+        if hidden { "10.0.0.2:7420".to_owned() } else { format!("{}:7420", Switch::address(index)) }
+    }
+
     pub fn address(index: usize) -> String {
         format!("192.0.2.{}", index + 1)
+    }
+
+    /// Puts a machine behind a router that translates addresses: it reaches everybody, and nobody reaches it. All that are
+    /// hidden have the same address.
+    pub fn hide(&mut self, index: usize) {
+        let machine = Namespace::new();
+        let router = std::mem::replace(&mut self.machines[index], machine);
+        let machine = &self.machines[index];
+        let there = machine.keeper.id().to_string();
+        router.ip(&["link", "add", "lan", "type", "veth", "peer", "name", "eth0", "netns", &there]);
+        router.ip(&["address", "add", "10.0.0.1/24", "dev", "lan"]);
+        router.ip(&["link", "set", "lan", "up"]);
+        machine.ip(&["link", "set", "eth0", "up"]);
+        machine.ip(&["address", "add", "10.0.0.2/24", "dev", "eth0"]);
+        machine.ip(&["route", "add", "default", "via", "10.0.0.1"]);
+        router.within(&tool("sysctl", "procps"), &["-q", "-w", "net.ipv4.ip_forward=1"]);
+        let nft = tool("nft", "nftables");
+        router.within(&nft, &["add", "table", "ip", "nat"]);
+        router.within(&nft, &["add", "chain", "ip", "nat", "out", "{ type nat hook postrouting priority 100 ; }"]);
+        router.within(&nft, &["add", "rule", "ip", "nat", "out", "oifname", "eth0", "masquerade"]);
+        self.hidden.push(index);
+        self.routers.push(router);
     }
 
     /// Nothing that the first sends reaches the second any more; the other way round all does.

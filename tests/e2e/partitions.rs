@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use infinit::daemon::api::VolumeState;
+use infinit::transport::SILENCE_MAX;
 
 use crate::e2e::cluster::{Cluster, PATIENCE, eventually};
 use crate::e2e::growth::{Load, until_copies};
@@ -45,7 +46,12 @@ fn a_link_that_works_one_way_only_stops_nothing_that_has_a_majority() {
     load.goes_on(500);
     for (from, to) in [(0, 1), (1, 0)] {
         switch.deafen(from, to);
-        load.goes_on(1000);
+        let cut = Instant::now();
+        // Longer than any silence is borne.
+        while cut.elapsed() < 2 * SILENCE_MAX {
+            load.goes_on(100);
+        }
+        cluster.until_volume(0, "pg", VolumeState::Degraded);
         switch.heal();
         cluster.until_volume(0, "pg", VolumeState::Healthy);
     }

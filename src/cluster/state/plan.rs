@@ -1,11 +1,15 @@
-//! What is to move, by the state alone: every member that looks comes to the same.
+//! What is to move, by the state and the time alone: every member that looks comes to the same.
+//!
+//! A volume prefers the node that it is attached to: one of its copies is to lie there. That would move copies after every
+//! attach, so an attachment must have lasted for as long as the network waits for a silo to come back; of a volume's first
+//! one that is not waited for, since nothing was written before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::id::{ConfigNumber, NodeId, SiloId, SlotIndex, VolumeId};
+use crate::base::id::{ConfigNumber, Epoch, NodeId, SiloId, SlotIndex, VolumeId};
 use crate::cluster::placement::balance::{Held, targets};
 use crate::cluster::state::ClusterState;
-use crate::cluster::state::volume::SlotPlacement;
+use crate::cluster::state::volume::{SlotPlacement, Volume};
 
 /// A slot that is to lie elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,11 +21,12 @@ pub struct Move {
 }
 
 impl ClusterState {
-    /// The moves of each volume that has any.
-    pub fn moves(&self) -> BTreeMap<VolumeId, Vec<Move>> {
+    /// The moves of each volume that has any; `now` is in seconds since 1970.
+    pub fn moves(&self, now: u64) -> BTreeMap<VolumeId, Vec<Move>> {
         let mut held = Vec::new();
         let mut configs = Vec::new();
         for (id, volume) in &self.volumes {
+            let near = self.settled_at(volume).filter(|(_, at)| *at <= now).map(|(node, _)| node);
             for (index, slot) in volume.slots.iter().enumerate() {
                 let index = SlotIndex(index as u32);
                 configs.push(slot.config);
@@ -31,7 +36,7 @@ impl ClusterState {
                     len: volume.slot_len(index),
                     replicas: usize::from(volume.policy.replicas),
                     silos: slot.silos.clone(),
-                    near: None,
+                    near,
                 });
             }
         }
@@ -45,6 +50,14 @@ impl ClusterState {
             }
         }
         moves
+    }
+
+    /// The node that a volume prefers for one of its copies, and from when on, in seconds since 1970.
+    pub fn settled_at(&self, volume: &Volume) -> Option<(NodeId, u64)> {
+        let held = volume.attachment.as_ref()?;
+        let first = held.epoch == Epoch::ZERO.next();
+        let wait = if first { 0 } else { self.settings.down_after_ms.div_ceil(1000) };
+        Some((held.node, held.since.saturating_add(wait)))
     }
 
     /// The volumes that have copies on a node which none of these moves takes from there: for want of another place.

@@ -343,7 +343,7 @@ fn any_command() -> impl Strategy<Value = Command> {
 /// Every move is taken by the state, none gives up a copy that is wanted, and where all are made, none is left.
 fn follow_the_plan(mut state: ClusterState) -> Result<(), TestCaseError> {
     for _ in 0..2 {
-        for (id, moves) in state.moves() {
+        for (id, moves) in state.moves(0) {
             for Move { slot, config, silos } in moves {
                 let volume = &state.volumes[&id];
                 let before = &volume.slots[slot.0 as usize].silos;
@@ -353,7 +353,7 @@ fn follow_the_plan(mut state: ClusterState) -> Result<(), TestCaseError> {
             }
         }
     }
-    prop_assert_eq!(state.moves(), BTreeMap::new());
+    prop_assert_eq!(state.moves(0), BTreeMap::new());
     Ok(())
 }
 
@@ -416,16 +416,16 @@ fn a_node_drains_where_others_can_take_its_copies() {
         "volume 'pg' has 3 copies, and without node host-1 there are 2 nodes with a silo to hold them"
     );
     assert_eq!(Fault::from(refused).hint.as_deref(), Some("add a node, or: infinit volume set pg --replicas 2"));
-    assert_eq!(state.moves(), BTreeMap::new());
+    assert_eq!(state.moves(0), BTreeMap::new());
 
     with_a_fourth(&mut state);
     state.apply(drain(1)).unwrap();
-    let moves = state.moves();
+    let moves = state.moves(0);
     assert_eq!(state.stuck_on(node(1), &moves), []);
     // Should the other node go after all, the copy stays where it is, and that is told.
     let mut fewer = state.clone();
     fewer.silos.remove(&silo(3));
-    assert_eq!(fewer.stuck_on(node(1), &fewer.moves()), [volume(0)]);
+    assert_eq!(fewer.stuck_on(node(1), &fewer.moves(0)), [volume(0)]);
     let Some([only]) = moves.get(&volume(0)).map(Vec::as_slice) else { panic!("{moves:?}") };
     assert!(only.silos.len() == 3 && only.silos.contains(&silo(3)) && !only.silos.contains(&silo(1)), "{only:?}");
     assert_eq!(refusal(&mut state, drain(2)), "NoRoomElsewhere");
@@ -435,7 +435,7 @@ fn a_node_drains_where_others_can_take_its_copies() {
     let change =
         Reconfiguration { volume: volume(0), slot: only.slot, epoch, config: only.config, silos: only.silos.clone() };
     state.apply(Command::Reconfigure(change)).unwrap();
-    assert_eq!((state.moves(), state.copies_on(node(1))), (BTreeMap::new(), 0));
+    assert_eq!((state.moves(0), state.copies_on(node(1))), (BTreeMap::new(), 0));
     state.apply(Command::Leave { node: node(1), at: 300 }).unwrap();
     assert!(!state.silos.contains_key(&silo(1)));
 }
@@ -447,7 +447,7 @@ fn a_drain_that_is_cancelled_moves_nothing_more() {
     for duty in [Duty::Drains, Duty::Stores] {
         state.apply(Command::SetDuty { node: node(1), duty }).unwrap();
     }
-    assert_eq!(state.moves(), BTreeMap::new());
+    assert_eq!(state.moves(0), BTreeMap::new());
 }
 
 #[test]
@@ -460,7 +460,28 @@ fn a_node_that_is_given_up_is_attached_to_nothing_and_its_copies_go_elsewhere() 
     with_a_fourth(&mut state);
     state.apply(give_up).unwrap();
     assert_eq!(state.volumes[&volume(0)].attachment, None);
-    assert_eq!(state.moves().len(), 1);
+    assert_eq!(state.moves(0).len(), 1);
+}
+
+#[test]
+fn one_copy_lies_on_the_node_that_a_volume_is_attached_to_once_that_lasts() {
+    let mut state = cluster();
+    with_a_fourth(&mut state);
+    let near = |state: &ClusterState, now| {
+        let moves = state.moves(now);
+        moves.get(&volume(0)).map(|moves| moves[0].silos.len() == 3 && moves[0].silos.contains(&silo(3)))
+    };
+    state.apply(attach(0, 3, AttachMode::Fresh)).unwrap();
+    let since = state.volumes[&volume(0)].attachment.as_ref().unwrap().since;
+    assert_eq!(near(&state, since), Some(true), "nothing was written before the first");
+    state.apply(attach(0, 3, AttachMode::Takeover)).unwrap();
+    assert_eq!((near(&state, since + 599), near(&state, since + 600)), (None, Some(true)));
+    // Where it has a copy already, nothing moves; nor where it can have none.
+    state.apply(attach(0, 1, AttachMode::Takeover)).unwrap();
+    assert_eq!(near(&state, since + 600), None);
+    state.apply(attach(0, 3, AttachMode::Takeover)).unwrap();
+    state.apply(Command::SetDuty { node: node(3), duty: Duty::Drains }).unwrap();
+    assert_eq!(near(&state, since + 600), None);
 }
 
 #[test]
@@ -468,13 +489,13 @@ fn the_copies_of_a_lost_silo_stay_its_own_where_no_other_node_is_free() {
     let mut state = cluster();
     let set = |state| Command::SetSiloState { silo: silo(2), state };
     state.apply(set(SiloState::Down)).unwrap();
-    assert_eq!(state.moves(), BTreeMap::new());
+    assert_eq!(state.moves(0), BTreeMap::new());
     with_a_fourth(&mut state);
-    let moves = state.moves();
+    let moves = state.moves(0);
     assert_eq!(moves.len(), 1);
     assert!(!moves[&volume(0)][0].silos.contains(&silo(2)));
     state.apply(set(SiloState::InService)).unwrap();
-    assert_eq!(state.moves(), BTreeMap::new());
+    assert_eq!(state.moves(0), BTreeMap::new());
 }
 
 #[test]
@@ -484,9 +505,9 @@ fn the_number_of_copies_changes_where_there_are_nodes_for_them() {
     assert_eq!(refusal(&mut state, set(8)), "BadReplicas");
     assert_eq!(refusal(&mut state, set(5)), "TooFewNodes");
     state.apply(set(1)).unwrap();
-    assert_eq!(state.moves()[&volume(0)][0].silos.len(), 1);
+    assert_eq!(state.moves(0)[&volume(0)][0].silos.len(), 1);
     state.apply(set(3)).unwrap();
-    assert_eq!(state.moves(), BTreeMap::new());
+    assert_eq!(state.moves(0), BTreeMap::new());
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Attachments {
             let now = known.borrow_and_update().clone();
             let is_ours = now.volumes.get(&id).is_some_and(|volume| volume.epoch == epoch);
             let serves = matches!(*life.borrow_and_update(), Life::Serving { .. });
-            let moves = now.moves().remove(&id).unwrap_or_default();
+            let moves = now.moves(wall_seconds()).remove(&id).unwrap_or_default();
             if !is_ours || (serves && moves.is_empty() && moving.is_idle()) {
                 driver.release();
                 return Ok(());

@@ -195,5 +195,5 @@ pub fn a_witness_is_no_copy() {
         silos: vec![silo_id(0), silo_id(2)],
     };
     assert!(matches!(state.apply(Command::Reconfigure(change)), Err(Refusal::NoSuchSilo { .. })));
-    assert!(state.placement_candidates().len() == 2 && state.moves().is_empty());
+    assert!(state.placement_candidates().len() == 2 && state.moves(0).is_empty());
 }
