@@ -187,7 +187,7 @@ impl Observer {
         }
         let silos = self.silos.lives();
         let details = self.silos.iter().map(SiloView::details).collect();
-        let life = SignOfLife { run: self.peers.run(), version: peers::own_version(), silos, details };
+        let life = SignOfLife { run: self.peers.run(), version: peers::own_version(), silos, details, unheard: false };
         Standing::Up { since: self.since, life }
     }
 

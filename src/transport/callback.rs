@@ -186,7 +186,7 @@ impl Calls {
         let Some(caller) = caller else { return Err(ConnectError::Unknown) };
         let expected = self.expect();
         caller.send(Note::Call(expected.ticket).encode()).map_err(|error| unreachable(error.to_string()))?;
-        expected.arrived().await.map_err(unreachable)
+        expected.shown().await.map_err(unreachable)
     }
 
     /// A connection to a node through a member at which both stand by: the first of them that has one. `dial` connects to a
@@ -304,8 +304,8 @@ impl Calls {
     /// Stands by at a member until the channel ends: answers each call with a connection that was dialled and has shown its ticket.
     pub(super) async fn stand_by<D, F, A, G>(self: Arc<Self>, mut channel: Channel, dial: D, answer: A)
     where
-        D: Fn(NodeId) -> F + Clone + Send + 'static,
-        F: Future<Output = Result<TcpStream, String>> + Send,
+        D: Fn(NodeId) -> F + Send + 'static,
+        F: Future<Output = Result<TcpStream, String>> + Send + 'static,
         A: Fn(TcpStream) -> G + Clone + Send + 'static,
         G: Future<Output = ()> + Send,
     {
@@ -316,10 +316,10 @@ impl Calls {
             while answering.try_join_next().is_some() {}
             match Note::decode(&bytes) {
                 Some(Note::Call(ticket)) if answering.len() < CALLS_MAX => {
-                    let (dial, answer, sender) = (dial.clone(), answer.clone(), channel.sender.clone());
+                    let (dialling, answer, sender) = (dial(at), answer.clone(), channel.sender.clone());
                     answering.spawn(async move {
                         let dialled = async {
-                            let mut tcp = dial(at).await?;
+                            let mut tcp = dialling.await?;
                             show(&mut tcp, ticket).await?;
                             Ok(tcp)
                         };

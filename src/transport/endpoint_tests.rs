@@ -223,7 +223,9 @@ async fn a_stolen_passport_is_refused() {
 
 /// A dialler that does not check itself first, as an attacker's would not.
 fn forged_dialer(node: NodeId, passport: Passport, tls: Tls, admission: Arc<dyn Admission>) -> Dialer {
-    Dialer { shared: Arc::new(Shared { node, passport, tls, admission, links: Mutex::default() }) }
+    Dialer {
+        shared: Arc::new(Shared { node, passport, tls, admission, links: Mutex::default(), calls: Arc::default() }),
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! `INFINIT_ROUNDS` says how often the tests that kill do so, and `INFINIT_ACCEPTANCE=1` makes everything as large as
 //! the acceptance of the product asks for.
 
+mod absent;
 mod abuse;
 mod balanced;
 mod behind_nat;

@@ -51,10 +51,10 @@ impl Namespace {
         self.within(&tool("ip", "iproute2"), words);
     }
 
-    fn within(&self, tool: &Command, words: &[&str]) {
+    fn within(&self, tool: &Command, words: &[&str]) -> String {
         let enter = self.enter();
         let mut command = Command::new(&enter[0]);
-        run(command.args(&enter[1..]).arg(tool.get_program()).args(words));
+        run(command.args(&enter[1..]).arg(tool.get_program()).args(words))
     }
 }
 
@@ -117,6 +117,14 @@ impl Switch {
         router.within(&nft, &["add", "rule", "ip", "nat", "out", "oifname", "eth0", "masquerade"]);
         self.hidden.push(index);
         self.routers.push(router);
+    }
+
+    /// How many bytes this machine has received.
+    pub fn received(&self, index: usize) -> u64 {
+        let port = port(index);
+        let told = self.namespace.within(&tool("ip", "iproute2"), &["-j", "-s", "link", "show", "dev", &port]);
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        told[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
     }
 
     /// Nothing that the first sends reaches the second any more; the other way round all does.
