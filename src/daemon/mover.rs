@@ -163,7 +163,7 @@ pub async fn move_attached(attachments: Attachments, mut state: watch::Receiver<
 
 /// How long until an attachment of a volume has lasted long enough to have a copy nearby, if it has not yet.
 fn settles_in(state: &ClusterState, id: VolumeId) -> Option<Duration> {
-    let (_, at) = state.settled_at(state.volumes.get(&id)?)?;
+    let at = state.settled_at(state.volumes.get(&id)?)?;
     at.checked_sub(wall_seconds()).filter(|left| *left > 0).map(Duration::from_secs)
 }
 

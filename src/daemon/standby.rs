@@ -14,13 +14,19 @@ use crate::base::id::NodeId;
 use crate::cluster::state::ClusterState;
 use crate::daemon::peers::{Ask, Peers, Told};
 use crate::daemon::standing::Standing;
+use crate::transport::callback::Stood;
 use crate::transport::endpoint::Dialer;
 use crate::transport::network::Channel;
 
 /// How often it is looked who does not hear this node.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// For how long somebody that this node reaches must not have heard it: who has just started dials soon.
-const UNHEARD_FOR: Duration = Duration::from_secs(2);
+const UNHEARD_FOR: Duration = Duration::from_secs(3);
+/// A member where this node could not stand by is tried again after so long; one where it did, at once and for so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+const RETURN_FOR: Duration = Duration::from_secs(30);
+const RETURN_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETURN_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a question may take.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
 
@@ -35,15 +41,15 @@ pub async fn where_needed(
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut unheard_since: HashMap<NodeId, Instant> = HashMap::new();
-    let mut standing_by: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
+    let mut standing_by: HashMap<NodeId, (JoinHandle<()>, Instant)> = HashMap::new();
     loop {
         tick.tick().await;
         let now = state.borrow().clone();
-        standing_by.retain(|node, task| {
+        standing_by.retain(|node, (task, begun)| {
             if now.network.is_some() && !now.members.contains_key(node) {
                 task.abort();
             }
-            !task.is_finished()
+            !task.is_finished() || begun.elapsed() < AGAIN_AFTER
         });
         let unheard = if now.network.is_some() {
             now.members.keys().copied().filter(|node| says_unheard(&peers, *node)).collect()
@@ -54,17 +60,42 @@ pub async fn where_needed(
         unheard_since.retain(|node, _| unheard.contains(node));
         for node in unheard {
             let since = *unheard_since.entry(node).or_insert_with(Instant::now);
-            if since.elapsed() >= UNHEARD_FOR && !standing_by.contains_key(&node) {
-                tracing::info!("node {} cannot dial this node: it is told when to dial back", node.short());
-                let (dialer, incoming) = (dialer.clone(), incoming.clone());
-                let task = tokio::spawn(async move {
-                    if let Err(why) = dialer.stand_by(node, incoming).await {
-                        tracing::debug!("cannot stand by at {}: {why}", node.short());
-                    }
-                });
-                standing_by.insert(node, task);
+            // One that is met at a third cannot be dialled.
+            if since.elapsed() >= UNHEARD_FOR && !standing_by.contains_key(&node) && !dialer.meets(node) {
+                let task = tokio::spawn(stand_by(dialer.clone(), node, incoming.clone()));
+                standing_by.insert(node, (task, Instant::now()));
             }
         }
+    }
+}
+
+/// Stands by at a member for as long as that is of use and possible.
+async fn stand_by(dialer: Dialer, node: NodeId, incoming: mpsc::Sender<Channel>) {
+    let mut stood = None;
+    let mut pause = RETURN_PAUSE_MIN;
+    loop {
+        match dialer.stand_by(node, incoming.clone()).await {
+            Ok(standing) => {
+                if stood.is_none() {
+                    tracing::info!("node {} cannot dial this node, which dials back when it is called", node.short());
+                }
+                match standing.await {
+                    Stood::Needless => {
+                        tracing::info!("node {} can dial this node again", node.short());
+                        return;
+                    }
+                    Stood::Broken => (stood, pause) = (Some(Instant::now()), RETURN_PAUSE_MIN),
+                }
+            }
+            Err(why) => {
+                tracing::debug!("cannot stand by at {}: {why}", node.short());
+                if stood.is_none_or(|since: Instant| since.elapsed() > RETURN_FOR) {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETURN_PAUSE_MAX);
     }
 }
 

@@ -18,17 +18,18 @@
 //! A ticket is 16 random bytes, good once and for a few seconds, and proves nothing: who steals one from the wire gets a connection
 //! on which the other end wants to see the key of the node that it asked for.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
@@ -42,10 +43,13 @@ pub(super) const FIRST_BYTE: u8 = MAGIC[0];
 const MAGIC: [u8; 4] = *b"INFC";
 /// How long a call may take until the connection is there.
 pub(super) const CALL_TIME_MAX: Duration = Duration::from_millis(2500);
-/// The calls of one member that a node answers at once, and the meetings that it may have at one.
-const CALLS_MAX: usize = 64;
-/// The meetings that one node makes possible at once.
-const MEETINGS_MAX: usize = 256;
+/// The calls of one member that a node answers at once.
+const CALLS_MAX: usize = 256;
+/// The meetings that one node makes possible at once, in all and for each that asks.
+const MEETINGS_MAX: usize = 1024;
+const MEETINGS_OF_ONE_MAX: usize = 256;
+/// The members that are asked at once for a meeting.
+const ASKED_MAX: usize = 4;
 /// What is read at once of a meeting's bytes, each way.
 const PASS_BYTES: usize = 64 << 10;
 /// The longest reason why a call is not answered.
@@ -70,6 +74,8 @@ enum Note {
     Meet(NodeId, Ticket),
     /// To the one that asked for a meeting: the other is there, dial and show this.
     Come(Ticket),
+    /// To the one that stands by: it can be dialled, and need not.
+    Needless,
     /// Either way: nothing comes of this, and why.
     Declined(Ticket, String),
 }
@@ -93,18 +99,40 @@ impl Note {
 #[derive(Default)]
 pub(super) struct Calls {
     open: Mutex<Open>,
-    meetings: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
 struct Open {
     /// Those that stand by at this node.
-    callers: HashMap<NodeId, FrameSender>,
+    callers: HashMap<NodeId, Caller>,
     /// Those at which this node stands by.
-    exchanges: HashMap<NodeId, FrameSender>,
+    exchanges: HashMap<NodeId, Exchange>,
     expected: HashMap<Ticket, oneshot::Sender<Result<Arrival, String>>>,
-    /// Those that were not reached but by a meeting, last time.
+    /// Those that were reached by a meeting, last time.
     met: HashSet<NodeId>,
+    /// The meetings that were asked for, by whom.
+    meetings: HashMap<NodeId, usize>,
+}
+
+#[derive(Clone)]
+struct Caller {
+    sender: FrameSender,
+    needless: Arc<Notify>,
+}
+
+#[derive(Clone)]
+struct Exchange {
+    sender: FrameSender,
+    /// Where it was found to be the one that it is.
+    at: SocketAddr,
+}
+
+/// How standing by ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stood {
+    /// The member can dial this node after all.
+    Needless,
+    Broken,
 }
 
 /// What becomes of a ticket.
@@ -161,7 +189,19 @@ impl Calls {
 
     /// Whether a node stands by here.
     pub(super) fn is_caller(&self, node: NodeId) -> bool {
-        self.open().callers.get(&node).is_some_and(|sender| !sender.is_closed())
+        self.open().callers.get(&node).is_some_and(|caller| !caller.sender.is_closed())
+    }
+
+    /// A node that stands by here was dialled: it need not.
+    pub(super) fn dismiss(&self, node: NodeId) {
+        if let Some(caller) = self.open().callers.remove(&node) {
+            caller.needless.notify_one();
+        }
+    }
+
+    /// Whether this node stands by anywhere.
+    pub(super) fn may_meet(&self) -> bool {
+        self.open().exchanges.values().any(|exchange| !exchange.sender.is_closed())
     }
 
     /// Whether a node was reached by a meeting last time.
@@ -169,51 +209,72 @@ impl Calls {
         self.open().met.contains(&node)
     }
 
-    /// A node was reached by a meeting, and not otherwise.
-    pub(super) fn has_met(&self, node: NodeId) {
-        self.open().met.insert(node);
-    }
-
-    /// A node was reached otherwise, or not at all.
-    pub(super) fn forget_met(&self, node: NodeId) {
-        self.open().met.remove(&node);
+    /// Whether a node was now reached by a meeting, or otherwise.
+    pub(super) fn set_met(&self, node: NodeId, met: bool) {
+        let mut open = self.open();
+        if met {
+            open.met.insert(node);
+        } else {
+            open.met.remove(&node);
+        }
     }
 
     /// A connection from a node that stands by here.
     pub(super) async fn call(&self, node: NodeId) -> Result<TcpStream, ConnectError> {
         let caller = self.open().callers.get(&node).cloned();
-        let unreachable = |why: String| ConnectError::Unreachable(format!("the node only dials out: {why}"));
-        let Some(caller) = caller else { return Err(ConnectError::Unknown) };
-        let expected = self.expect();
-        caller.send(Note::Call(expected.ticket).encode()).map_err(|error| unreachable(error.to_string()))?;
-        expected.shown().await.map_err(unreachable)
+        let Some(Caller { sender, .. }) = caller else { return Err(ConnectError::Unknown) };
+        let called = self.called(&sender).await;
+        called.map_err(|why| ConnectError::Unreachable(format!("the node only dials out: {why}")))
     }
 
-    /// A connection to a node through a member at which both stand by: the first of them that has one. `dial` connects to a
-    /// member by TCP.
+    /// A connection from whoever is at the other end.
+    async fn called(&self, sender: &FrameSender) -> Result<TcpStream, String> {
+        let expected = self.expect();
+        sender.send(Note::Call(expected.ticket).encode()).map_err(|error| error.to_string())?;
+        tokio::select! {
+            biased;
+            shown = expected.shown() => shown,
+            () = sender.closed() => Err("its connection is gone".to_owned()),
+        }
+    }
+
+    /// A connection to a node through a member at which both stand by: the first that has one. `dial` connects by TCP.
     pub(super) async fn meet<D, F>(&self, node: NodeId, dial: D) -> Result<TcpStream, ConnectError>
     where
-        D: Fn(NodeId) -> F,
-        F: Future<Output = Result<TcpStream, String>>,
+        D: Fn(SocketAddr) -> F,
+        F: Future<Output = Result<TcpStream, ConnectError>>,
     {
-        let exchanges: Vec<_> = self.open().exchanges.iter().map(|(at, sender)| (*at, sender.clone())).collect();
+        let exchanges: Vec<(NodeId, Exchange)> = {
+            let open = self.open();
+            // In the order of the table, which is another one in each process.
+            let usable = open.exchanges.iter().filter(|(at, exchange)| **at != node && !exchange.sender.is_closed());
+            usable.map(|(at, exchange)| (*at, exchange.clone())).take(ASKED_MAX).collect()
+        };
+        let asked = exchanges.into_iter().map(async |(at, exchange)| {
+            let expected = self.expect();
+            let ticket = expected.ticket;
+            let sent = exchange.sender.send(Note::Meet(node, ticket).encode()).map_err(|error| error.to_string());
+            let arrival = match sent {
+                Ok(()) => expected.arrival().await,
+                Err(why) => Err(why),
+            };
+            (at, exchange, ticket, arrival)
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
         let mut worst = ConnectError::Unknown;
-        for (at, sender) in exchanges.into_iter().filter(|(at, _)| *at != node) {
+        while let Some((through, exchange, ticket, arrival)) = asked.next().await {
             let met = async {
-                let expected = self.expect();
-                let ticket = expected.ticket;
-                sender.send(Note::Meet(node, ticket).encode()).map_err(|error| error.to_string())?;
-                match expected.arrival().await? {
+                match arrival? {
                     Arrival::Come => {}
                     Arrival::Shown(_) => return Err("a ticket was shown that was not given out".to_owned()),
                 }
-                let mut tcp = dial(at).await?;
+                let mut tcp = dial(exchange.at).await.map_err(|error| error.to_string())?;
                 show(&mut tcp, ticket).await?;
                 Ok(tcp)
             };
             match met.await {
                 Ok(tcp) => return Ok(tcp),
-                Err(why) => worst = ConnectError::Unreachable(format!("through {}: {why}", at.short())),
+                Err(why) => worst = ConnectError::Unreachable(format!("through {}: {why}", through.short())),
             }
         }
         Err(worst)
@@ -230,57 +291,55 @@ impl Calls {
         Ok(())
     }
 
-    /// Serves a node that stands by here, until its channel ends.
+    /// Serves a node that stands by here, until its channel ends or it need not.
     pub(super) async fn serve_caller(self: Arc<Self>, mut channel: Channel) {
         let node = channel.peer;
-        self.open().callers.insert(node, channel.sender.clone());
+        let caller = Caller { sender: channel.sender.clone(), needless: Arc::default() };
+        self.open().callers.insert(node, caller.clone());
+        let _listed = Listed { calls: &self, node, sender: &caller.sender };
         let mut meetings = JoinSet::new();
-        while let Some(bytes) = channel.receiver.recv().await {
+        loop {
+            let bytes = tokio::select! {
+                received = channel.receiver.recv() => match received {
+                    Some(bytes) => bytes,
+                    None => return,
+                },
+                () = caller.needless.notified() => {
+                    // It finds out by the end of the channel too.
+                    let _ = channel.sender.send(Note::Needless.encode());
+                    return;
+                }
+            };
             while meetings.try_join_next().is_some() {}
             match Note::decode(&bytes) {
                 Some(Note::Meet(other, ticket)) => {
-                    let place = Place::take(&self.meetings, MEETINGS_MAX).filter(|_| meetings.len() < CALLS_MAX);
-                    let other = self.open().callers.get(&other).cloned();
-                    let declined = match (place, other) {
-                        (Some(place), Some(other)) => {
-                            let calls = self.clone();
-                            let asked = channel.sender.clone();
-                            meetings.spawn(async move {
-                                if let Err(why) = calls.introduce(ticket, &asked, &other).await {
-                                    // Who is gone needs no answer.
-                                    let _ = asked.send(Note::declined(ticket, &why));
-                                }
-                                drop(place);
-                            });
-                            continue;
+                    let (calls, asks) = (self.clone(), channel.sender.clone());
+                    meetings.spawn(async move {
+                        if let Err(why) = calls.introduce(ticket, node, &asks, other).await {
+                            // Who is gone needs no answer.
+                            let _ = asks.send(Note::declined(ticket, &why));
                         }
-                        (None, _) => "it makes too many meetings possible already",
-                        (_, None) => "the other does not stand by there",
-                    };
-                    if channel.sender.send(Note::declined(ticket, declined)).is_err() {
-                        break;
-                    }
+                    });
                 }
                 Some(Note::Declined(ticket, why)) => self.declined(ticket, &why),
-                Some(Note::Call(_) | Note::Come(_)) | None => break,
+                Some(Note::Call(_) | Note::Come(_) | Note::Needless) | None => return,
             }
-        }
-        let mut open = self.open();
-        // A newer channel of the same node may have taken its place.
-        if open.callers.get(&node).is_some_and(FrameSender::is_closed) {
-            open.callers.remove(&node);
         }
     }
 
-    /// Has two meet here: the one that asks, with its ticket, and the other, which is called.
-    async fn introduce(&self, ticket: Ticket, asks: &FrameSender, other: &FrameSender) -> Result<(), String> {
-        let called = self.expect();
-        other.send(Note::Call(called.ticket).encode()).map_err(|error| error.to_string())?;
-        let mut called = called.shown().await?;
+    /// Has two meet here: the one that asks, with its ticket, and another, which is called.
+    async fn introduce(&self, ticket: Ticket, node: NodeId, asks: &FrameSender, other: NodeId) -> Result<(), String> {
+        let Some(_place) = Place::take(self, node) else {
+            return Err("it makes too many meetings possible already".to_owned());
+        };
+        let other = self.open().callers.get(&other).map(|caller| caller.sender.clone());
+        let other = other.ok_or("the other does not stand by there")?;
+        let mut called = self.called(&other).await?;
         let (deliver, arrives) = oneshot::channel();
-        if self.open().expected.insert(ticket, deliver).is_some() {
-            return Err("that ticket is in use".to_owned());
-        }
+        match self.open().expected.entry(ticket) {
+            Entry::Vacant(vacant) => vacant.insert(deliver),
+            Entry::Occupied(_) => return Err("that ticket is in use".to_owned()),
+        };
         let asking = Expected { calls: self, ticket, arrives };
         asks.send(Note::Come(ticket).encode()).map_err(|error| error.to_string())?;
         let mut asking = asking.shown().await?;
@@ -301,32 +360,41 @@ impl Calls {
         }
     }
 
-    /// Stands by at a member until the channel ends: answers each call with a connection that was dialled and has shown its ticket.
-    pub(super) async fn stand_by<D, F, A, G>(self: Arc<Self>, mut channel: Channel, dial: D, answer: A)
+    /// Stands by at a member, which was found there, until the channel ends: answers each call with a connection that was dialled
+    /// and has shown its ticket.
+    pub(super) async fn stand_by<D, F, A, G>(
+        self: Arc<Self>,
+        mut channel: Channel,
+        at: SocketAddr,
+        dial: D,
+        answer: A,
+    ) -> Stood
     where
-        D: Fn(NodeId) -> F + Send + 'static,
-        F: Future<Output = Result<TcpStream, String>> + Send + 'static,
+        D: Fn(SocketAddr) -> F + Send + 'static,
+        F: Future<Output = Result<TcpStream, ConnectError>> + Send + 'static,
         A: Fn(TcpStream) -> G + Clone + Send + 'static,
         G: Future<Output = ()> + Send,
     {
-        let at = channel.peer;
-        self.open().exchanges.insert(at, channel.sender.clone());
+        let node = channel.peer;
+        self.open().exchanges.insert(node, Exchange { sender: channel.sender.clone(), at });
+        let sender = channel.sender.clone();
+        let _listed = Listed { calls: &self, node, sender: &sender };
         let mut answering = JoinSet::new();
         while let Some(bytes) = channel.receiver.recv().await {
             while answering.try_join_next().is_some() {}
             match Note::decode(&bytes) {
                 Some(Note::Call(ticket)) if answering.len() < CALLS_MAX => {
-                    let (dialling, answer, sender) = (dial(at), answer.clone(), channel.sender.clone());
+                    let (dialling, answer, sender) = (dial(at), answer.clone(), sender.clone());
                     answering.spawn(async move {
                         let dialled = async {
-                            let mut tcp = dialling.await?;
+                            let mut tcp = dialling.await.map_err(|error| error.to_string())?;
                             show(&mut tcp, ticket).await?;
                             Ok(tcp)
                         };
                         match dialled.await {
                             Ok(tcp) => answer(tcp).await,
                             Err::<_, String>(why) => {
-                                debug!(at = %at.short(), %why, "cannot call back");
+                                debug!(at = %node.short(), %why, "cannot call back");
                                 // Who is gone needs no answer.
                                 let _ = sender.send(Note::declined(ticket, &why));
                             }
@@ -335,34 +403,67 @@ impl Calls {
                 }
                 Some(Note::Call(ticket)) => {
                     // Who is gone needs no answer.
-                    let _ = channel.sender.send(Note::declined(ticket, "it answers too many calls already"));
+                    let _ = sender.send(Note::declined(ticket, "it answers too many calls already"));
                 }
                 Some(Note::Come(ticket)) => self.answered(ticket, Ok(Arrival::Come)),
                 Some(Note::Declined(ticket, why)) => self.declined(ticket, &why),
-                Some(Note::Meet(..)) | None => break,
+                Some(Note::Needless) => return Stood::Needless,
+                Some(Note::Meet(..)) | None => return Stood::Broken,
             }
         }
-        let mut open = self.open();
-        if open.exchanges.get(&at).is_some_and(FrameSender::is_closed) {
-            open.exchanges.remove(&at);
+        Stood::Broken
+    }
+}
+
+/// An entry of the lists of who stands by where, for as long as its channel is served.
+struct Listed<'a> {
+    calls: &'a Calls,
+    node: NodeId,
+    sender: &'a FrameSender,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        let mut open = self.calls.open();
+        // A newer channel of the same node may have taken its place.
+        if open.callers.get(&self.node).is_some_and(|caller| caller.sender.same_channel(self.sender)) {
+            open.callers.remove(&self.node);
+        }
+        if open.exchanges.get(&self.node).is_some_and(|exchange| exchange.sender.same_channel(self.sender)) {
+            open.exchanges.remove(&self.node);
         }
     }
 }
 
-/// One of a bounded number.
-struct Place(Arc<AtomicUsize>);
+/// A meeting, counted for the one that asked for it.
+struct Place<'a> {
+    calls: &'a Calls,
+    node: NodeId,
+}
 
-impl Place {
-    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Place> {
-        let before = taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place(taken.clone());
-        (before < max).then_some(place)
+impl Place<'_> {
+    fn take(calls: &Calls, node: NodeId) -> Option<Place<'_>> {
+        let mut open = calls.open();
+        if open.meetings.values().sum::<usize>() >= MEETINGS_MAX {
+            return None;
+        }
+        let own = open.meetings.entry(node).or_default();
+        if *own >= MEETINGS_OF_ONE_MAX {
+            return None;
+        }
+        *own += 1;
+        Some(Place { calls, node })
     }
 }
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Entry::Occupied(mut own) = self.calls.open().meetings.entry(self.node) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
     }
 }
 

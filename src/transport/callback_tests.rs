@@ -1,6 +1,9 @@
 //! Nodes that nobody can dial: they are called, and meet one another.
 
+use tokio::task::JoinHandle;
+
 use super::*;
+use crate::transport::callback::Stood;
 
 /// A member whose addresses nobody knows.
 async fn hidden(owner: &NetworkKey, roll: &Arc<Roll>) -> Peer {
@@ -10,16 +13,20 @@ async fn hidden(owner: &NetworkKey, roll: &Arc<Roll>) -> Peer {
 }
 
 /// Has one stand by at another; returns once it does.
-async fn stands_by(hidden: &Peer, at: &Peer) -> tokio::task::JoinHandle<Result<(), ConnectError>> {
-    let (dialer, node, incoming) = (hidden.endpoint.dialer().clone(), at.node(), hidden.arrivals.clone());
-    let task = tokio::spawn(async move { dialer.stand_by(node, incoming).await });
-    let there = async {
-        while !at.endpoint.dialer().calls(hidden.node()) {
+async fn stands_by(hidden: &Peer, at: &Peer) -> JoinHandle<Stood> {
+    let standing = hidden.endpoint.dialer().stand_by(at.node(), hidden.arrivals.clone()).await.unwrap();
+    let task = tokio::spawn(standing);
+    until(|| at.endpoint.dialer().calls(hidden.node())).await;
+    task
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let so = async {
+        while !is_so() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(SOON, there).await.unwrap();
-    task
+    timeout(SOON, so).await.unwrap();
 }
 
 async fn talk(mine: &mut Channel, theirs: &mut Channel) {
@@ -42,12 +49,43 @@ async fn who_only_dials_out_is_called() {
     // Its own way out is as it was.
     b.endpoint.connect(a.node(), Purpose::Control).await.unwrap();
     // Many at once.
-    let many = futures::future::join_all((0..20).map(|_| a.endpoint.connect(b.node(), Purpose::Control))).await;
+    let many = futures::future::join_all((0..12).map(|_| a.endpoint.connect(b.node(), Purpose::Control))).await;
     assert!(many.iter().all(Result::is_ok));
 
     standing_by.abort();
     a.endpoint.disconnect(b.node());
+    until(|| !a.endpoint.dialer().calls(b.node())).await;
     assert_eq!(a.endpoint.connect(b.node(), Purpose::Data).await.err(), Some(ConnectError::Unknown));
+}
+
+#[tokio::test]
+async fn who_can_be_dialled_after_all_need_not_stand_by() {
+    let (_, _, a, mut b) = two().await;
+    let standing_by = stands_by(&b, &a).await;
+    // Called or dialled, it is reached.
+    let (mut mine, mut theirs) = a.channel_to(&mut b, Purpose::Control).await;
+    talk(&mut mine, &mut theirs).await;
+    // A call that nobody answers leaves it to be dialled.
+    a.endpoint.dialer().shared.calls.dismiss(b.node());
+    assert_eq!(timeout(SOON, standing_by).await.unwrap().unwrap(), Stood::Needless);
+    until(|| !a.endpoint.dialer().calls(b.node())).await;
+    let (mut mine, mut theirs) = a.channel_to(&mut b, Purpose::Data).await;
+    talk(&mut mine, &mut theirs).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_answered_leaves_the_node_to_be_dialled() {
+    let (_, _, a, mut b) = two().await;
+    // It says that it stands by, and does nothing.
+    let addresses = [Address::from(a.endpoint.address())];
+    let idle = b.endpoint.dialer().connect_at(a.node(), &addresses, Purpose::Calls).await.unwrap();
+    until(|| a.endpoint.dialer().calls(b.node())).await;
+    let begun = Instant::now();
+    let (mut mine, mut theirs) = a.channel_to(&mut b, Purpose::Data).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "the call was waited for");
+    talk(&mut mine, &mut theirs).await;
+    until(|| !a.endpoint.dialer().calls(b.node())).await;
+    drop(idle);
 }
 
 #[tokio::test]
@@ -78,14 +116,14 @@ async fn nobody_gets_in_by_a_call_who_would_not_by_dialling() {
     let stranger = member(&owner, &roll).await;
     roll.members.lock().unwrap().remove(&stranger.node());
     let refused = stranger.endpoint.dialer().stand_by(a.node(), stranger.arrivals.clone()).await;
-    assert!(matches!(refused, Err(ConnectError::Refused(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ConnectError::Refused(_))));
     assert!(!a.endpoint.dialer().calls(stranger.node()));
 
     // Revoked while it stands by: its channel ends, and it is not called any more.
     let standing_by = stands_by(&b, &a).await;
     roll.revoked.lock().unwrap().insert(b.node());
-    timeout(SOON, standing_by).await.unwrap().unwrap().unwrap();
-    assert!(!a.endpoint.dialer().calls(b.node()));
+    assert_eq!(timeout(SOON, standing_by).await.unwrap().unwrap(), Stood::Broken);
+    until(|| !a.endpoint.dialer().calls(b.node())).await;
 }
 
 #[tokio::test]

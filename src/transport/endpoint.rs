@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, FutureExt};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use crate::base::address::Address;
 use crate::base::clock::wall_seconds;
 use crate::base::error::plain;
 use crate::base::id::NodeId;
-use crate::transport::callback::{Calls, far_end, shows_ticket};
+use crate::transport::callback::{Calls, Stood, far_end, shows_ticket};
 use crate::transport::hello::{Greeting, HELLO_BYTES_MAX, Hello, Refused};
 use crate::transport::identity::NodeKey;
 use crate::transport::link::{Link, SILENCE_MAX, StillWelcome};
@@ -35,6 +35,10 @@ use crate::transport::tls::{Tls, TlsError};
 
 /// The time to reach a node over any of its addresses.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(3);
+/// The time to reach one by any way.
+const REACH_TIME_MAX: Duration = Duration::from_secs(6);
+/// How much later the less likely way to a node is tried.
+const HEAD_START: Duration = Duration::from_millis(300);
 /// The part of it that names may take to be resolved; the rest is for dialling.
 const NAME_TIME_MAX: Duration = Duration::from_millis(1500);
 /// The most addresses of one name that are tried.
@@ -109,62 +113,89 @@ impl Dialer {
         addresses: &[Address],
         purpose: Purpose,
     ) -> Result<Channel, ConnectError> {
-        each(addresses, |at| self.shared.dial(node, at, purpose)).await
+        Ok(self.connected_at(node, addresses, purpose).await?.0)
     }
 
-    /// Opens a channel to a member: one that stands by here is called, others are dialled, and one that does not answer is met where
-    /// both stand by.
+    /// As [`Self::connect_at`], with the address that it was.
+    async fn connected_at(
+        &self,
+        node: NodeId,
+        addresses: &[Address],
+        purpose: Purpose,
+    ) -> Result<(Channel, SocketAddr), ConnectError> {
+        let end = Instant::now() + CONNECT_TIME_MAX;
+        let (places, unresolved) = places(addresses).await;
+        let mut worst = unresolved.map_or(ConnectError::Unknown, |why| ConnectError::Unreachable(why.to_string()));
+        for (index, address) in places.iter().enumerate() {
+            // One address that swallows everything must not use up the time of the others.
+            let share = end.saturating_duration_since(Instant::now()) / (places.len() - index) as u32;
+            let error = match timeout(share, self.shared.dial(node, *address, purpose)).await {
+                Ok(Ok(channel)) => return Ok((channel, *address)),
+                Ok(Err(error)) => error,
+                Err(_) => ConnectError::Unreachable(format!("{address} does not answer")),
+            };
+            if !matches!(worst, ConnectError::Refused(_)) {
+                worst = error;
+            }
+        }
+        Err(worst)
+    }
+
+    /// Opens a channel to a member: dials it, calls it if it stands by here, and meets it where both stand by; whatever is there
+    /// first. What is likelier has a head start.
     async fn reach(&self, to: NodeId, purpose: Purpose) -> Result<Channel, ConnectError> {
         let calls = &self.shared.calls;
-        if calls.is_caller(to) {
-            match self.shared.greet_called(calls.call(to).await, to, purpose).await {
-                Ok(channel) => return Ok(channel),
-                Err(why) => debug!(peer = %to.short(), %why, "a call came to nothing"),
-            }
-        }
-        let meet = async || {
-            let met = calls.meet(to, async |at| self.shared.dial_member(at).await.map_err(|error| error.to_string()));
-            let met = timeout(CONNECT_TIME_MAX, met).await;
-            let met = met.unwrap_or_else(|_| Err(ConnectError::Unreachable("no member has them meet".to_owned())));
-            self.shared.greet_called(met, to, purpose).await
-        };
-        let met_before = calls.met(to);
-        if met_before && let Ok(channel) = meet().await {
-            return Ok(channel);
-        }
+        let (is_caller, met_before) = (calls.is_caller(to), calls.met(to));
         let addresses = self.shared.admission.addresses(to);
-        match self.connect_at(to, &addresses, purpose).await {
-            // Also where it was refused: behind another NAT the same address is another node.
-            Err(error) if !met_before => match meet().await {
-                Ok(channel) => {
-                    calls.has_met(to);
-                    Ok(channel)
-                }
-                Err(ConnectError::Unknown) => Err(error),
-                Err(why) => Err(ConnectError::Unreachable(format!("{error}; {why}"))),
-            },
-            other => {
-                calls.forget_met(to);
-                other
+        if !is_caller && !calls.may_meet() {
+            return self.connect_at(to, &addresses, purpose).await;
+        }
+        let dialled = async {
+            if is_caller || met_before {
+                sleep(HEAD_START).await;
             }
+            let channel = self.connect_at(to, &addresses, purpose).await?;
+            calls.dismiss(to);
+            calls.set_met(to, false);
+            Ok(channel)
+        };
+        let otherwise = async {
+            if is_caller {
+                return self.shared.greet_called(calls.call(to).await, to, purpose).await;
+            }
+            if !met_before {
+                sleep(HEAD_START).await;
+            }
+            let channel = self.shared.greet_called(calls.meet(to, dial_tcp).await, to, purpose).await?;
+            calls.set_met(to, true);
+            Ok(channel)
+        };
+        match timeout(REACH_TIME_MAX, select_ok([dialled.boxed(), otherwise.boxed()])).await {
+            Ok(reached) => reached,
+            Err(_) => Err(ConnectError::Unreachable("it does not answer in time".to_owned())),
         }
     }
 
-    /// Stands by at a member that cannot dial this node, until the connection to it ends: it is told when to dial back.
-    /// `incoming` gets the channels that come of it.
-    pub async fn stand_by(&self, at: NodeId, incoming: mpsc::Sender<Channel>) -> Result<(), ConnectError> {
-        let channel = self.connect_at(at, &self.shared.admission.addresses(at), Purpose::Calls).await?;
-        let (shared, answering) = (self.shared.clone(), self.shared.clone());
-        let dial = move |at| {
-            let shared = shared.clone();
-            async move { shared.dial_member(at).await.map_err(|error| error.to_string()) }
-        };
+    /// Begins to stand by at a member that cannot dial this node. What is returned lasts as long as the connection to it: this node is
+    /// told when to dial back, and `incoming` gets the channels that come of it.
+    pub async fn stand_by(
+        &self,
+        at: NodeId,
+        incoming: mpsc::Sender<Channel>,
+    ) -> Result<BoxFuture<'static, Stood>, ConnectError> {
+        let addresses = self.shared.admission.addresses(at);
+        let (channel, found) = self.connected_at(at, &addresses, Purpose::Calls).await?;
+        let shared = self.shared.clone();
         let answer = move |tcp| {
-            let (shared, incoming) = (answering.clone(), incoming.clone());
+            let (shared, incoming) = (shared.clone(), incoming.clone());
             async move { shared.received(tcp, &incoming, "a call").await }
         };
-        self.shared.calls.clone().stand_by(channel, dial, answer).await;
-        Ok(())
+        Ok(self.shared.calls.clone().stand_by(channel, found, dial_tcp, answer).boxed())
+    }
+
+    /// Whether a node was last reached by a meeting at a third one.
+    pub fn meets(&self, node: NodeId) -> bool {
+        self.shared.calls.met(node)
     }
 
     /// Whether a node stands by here, and is called instead of dialled.
@@ -188,27 +219,24 @@ impl Dialer {
     }
 }
 
-/// Does something that connects at each of these addresses in turn until it succeeds, within [`CONNECT_TIME_MAX`] together.
-async fn each<T, F: Future<Output = Result<T, ConnectError>>>(
-    addresses: &[Address],
-    connect: impl Fn(SocketAddr) -> F,
-) -> Result<T, ConnectError> {
-    let end = Instant::now() + CONNECT_TIME_MAX;
-    let (places, unresolved) = places(addresses).await;
-    let mut worst = unresolved.map_or(ConnectError::Unknown, |why| ConnectError::Unreachable(why.to_string()));
-    for (index, address) in places.iter().enumerate() {
-        // One address that swallows everything must not use up the time of the others.
-        let share = end.saturating_duration_since(Instant::now()) / (places.len() - index) as u32;
-        let error = match timeout(share, connect(*address)).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => error,
-            Err(_) => ConnectError::Unreachable(format!("{address} does not answer")),
-        };
-        if !matches!(worst, ConnectError::Refused(_)) {
-            worst = error;
-        }
-    }
-    Err(worst)
+/// The first of two that succeeds; what both say if none does.
+async fn select_ok(ways: [BoxFuture<'_, Result<Channel, ConnectError>>; 2]) -> Result<Channel, ConnectError> {
+    let [dialled, otherwise] = ways;
+    let first = futures::future::select(dialled, otherwise).await;
+    let (first, other) = match first {
+        Either::Left((first, other)) | Either::Right((first, other)) => (first, other),
+    };
+    let Err(first) = first else { return first };
+    let other = match other.await {
+        Ok(channel) => return Ok(channel),
+        Err(other) => other,
+    };
+    Err(match (first, other) {
+        (ConnectError::Unknown, why) | (why, ConnectError::Unknown) => why,
+        // Whoever refuses is there.
+        (refused @ ConnectError::Refused(_), _) | (_, refused @ ConnectError::Refused(_)) => refused,
+        (one, other) => ConnectError::Unreachable(format!("{one}; {other}")),
+    })
 }
 
 /// The addresses behind a node's addresses and names, in their order, and why a name has none.
@@ -245,11 +273,6 @@ impl Shared {
     async fn dial(self: &Arc<Self>, to: NodeId, at: SocketAddr, purpose: Purpose) -> Result<Channel, ConnectError> {
         let tcp = dial_tcp(at).await?;
         self.greet(tcp, to, at, purpose).await
-    }
-
-    /// A bare connection to a member, which shows a ticket next.
-    async fn dial_member(&self, to: NodeId) -> Result<TcpStream, ConnectError> {
-        each(&self.admission.addresses(to), dial_tcp).await
     }
 
     /// Goes on with a connection that came of a call.

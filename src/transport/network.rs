@@ -188,6 +188,11 @@ impl FrameSender {
         self.queue.is_closed()
     }
 
+    /// Whether both are of one connection.
+    pub(crate) fn same_channel(&self, other: &FrameSender) -> bool {
+        self.queue.same_channel(&other.queue)
+    }
+
     /// Completes once the connection is gone.
     pub async fn closed(&self) {
         self.queue.closed().await;

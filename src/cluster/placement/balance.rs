@@ -21,8 +21,10 @@ pub struct Held {
     /// Copies wanted.
     pub replicas: usize,
     pub silos: Vec<SiloId>,
-    /// A node that one copy should lie on.
+    /// A node from which a copy that lies there is not moved away.
     pub near: Option<NodeId>,
+    /// A copy is to lie there.
+    pub brought: bool,
 }
 
 /// Fill levels are compared as whole numbers of so many binary places.
@@ -187,7 +189,7 @@ impl<'a> Balance<'a> {
 
     /// Has a copy on the node that it should be near to, if that has room for it; whether one was put there.
     fn bring_near(&mut self, slot: usize) -> bool {
-        let Some(node) = self.near(slot) else { return false };
+        let Some(node) = self.near(slot).filter(|_| self.slots[slot].brought) else { return false };
         if self.on_node(slot, node, None) {
             return false;
         }
@@ -291,6 +293,7 @@ mod tests {
             replicas,
             silos: Vec::new(),
             near: None,
+            brought: false,
         };
         (0..count).map(slot).collect()
     }
@@ -409,11 +412,20 @@ mod tests {
         let slots: Vec<Held> = slots(60, |_| GIB, 3)
             .into_iter()
             .enumerate()
-            .map(|(index, slot)| Held { near: (index < 20).then_some(near), ..slot })
+            .map(|(index, slot)| Held { near: (index < 20).then_some(near), brought: true, ..slot })
             .collect();
         let placed = put(&slots, targets(&candidates, &slots));
         assert!(placed[..20].iter().all(|slot| slot.silos.contains(&SiloId([4; 16]))));
         assert!(imbalance(&candidates, &placed) <= 0.06);
+        // Where it lies already it stays, also while none would be brought there.
+        let full: Vec<_> =
+            candidates.iter().map(|c| Candidate { capacity_bytes: c.capacity_bytes / 2, ..c.clone() }).collect();
+        let mut uneven = full.clone();
+        uneven[4].capacity_bytes /= 4;
+        let kept: Vec<Held> = placed.iter().map(|slot| Held { brought: false, ..slot.clone() }).collect();
+        let after = put(&kept, targets(&uneven, &kept));
+        assert!(after[..20].iter().all(|slot| slot.silos.contains(&SiloId([4; 16]))));
+        assert!(after[20..].iter().filter(|slot| slot.silos.contains(&SiloId([4; 16]))).count() < 8);
     }
 
     proptest! {
@@ -439,6 +451,7 @@ mod tests {
                     replicas: *replicas,
                     silos: silos.iter().map(|silo| SiloId([*silo; 16])).collect(),
                     near: (*near < 8).then_some(NodeId([*near; 32])),
+                    brought: *near % 3 != 0,
                 })
                 .collect();
             let of = |silo: &SiloId| candidates.iter().find(|c| c.silo == *silo).unwrap();

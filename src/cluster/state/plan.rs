@@ -1,8 +1,8 @@
 //! What is to move, by the state and the time alone: every member that looks comes to the same.
 //!
-//! A volume prefers the node that it is attached to: one of its copies is to lie there. That would move copies after every
-//! attach, so an attachment must have lasted for as long as the network waits for a silo to come back; of a volume's first
-//! one that is not waited for, since nothing was written before it.
+//! A volume prefers the node that it is attached to: a copy that lies there stays, and one is to lie there. The latter would move
+//! copies after every attach, so an attachment must have lasted for as long as the network waits for a silo to come back; of a
+//! volume's first one that is not waited for, since nothing was written before it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,8 @@ impl ClusterState {
         let mut held = Vec::new();
         let mut configs = Vec::new();
         for (id, volume) in &self.volumes {
-            let near = self.settled_at(volume).filter(|(_, at)| *at <= now).map(|(node, _)| node);
+            let near = volume.attachment.as_ref().map(|held| held.node);
+            let brought = self.settled_at(volume).is_some_and(|at| at <= now);
             for (index, slot) in volume.slots.iter().enumerate() {
                 let index = SlotIndex(index as u32);
                 configs.push(slot.config);
@@ -37,6 +38,7 @@ impl ClusterState {
                     replicas: usize::from(volume.policy.replicas),
                     silos: slot.silos.clone(),
                     near,
+                    brought,
                 });
             }
         }
@@ -52,12 +54,12 @@ impl ClusterState {
         moves
     }
 
-    /// The node that a volume prefers for one of its copies, and from when on, in seconds since 1970.
-    pub fn settled_at(&self, volume: &Volume) -> Option<(NodeId, u64)> {
+    /// From when on a copy is to lie on the node that a volume is attached to, in seconds since 1970.
+    pub fn settled_at(&self, volume: &Volume) -> Option<u64> {
         let held = volume.attachment.as_ref()?;
         let first = held.epoch == Epoch::ZERO.next();
         let wait = if first { 0 } else { self.settings.down_after_ms.div_ceil(1000) };
-        Some((held.node, held.since.saturating_add(wait)))
+        Some(held.since.saturating_add(wait))
     }
 
     /// The volumes that have copies on a node which none of these moves takes from there: for want of another place.
