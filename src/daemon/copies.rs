@@ -216,9 +216,17 @@ impl Copy<'_> {
         }
     }
 
-    fn replica(&self, state: ReplicaState, range: &Range<u64>) -> Replica {
+    /// `live`: the bytes of all that lies where a copy comes from.
+    fn replica(&self, state: ReplicaState, range: &Range<u64>, live: Option<u64>) -> Replica {
         let moved = self.told.and_then(|told| told.moved_bytes);
         let change = self.told.map(|told| told.change).unwrap_or_default();
+        let bytes_per_second = moved.and_then(|bytes| bytes.saturating_mul(1000).checked_div(change.elapsed_ms));
+        let left_ms = moved.and_then(|_| left_ms(change, range)).map(|left| {
+            let rest = live.zip(moved).and_then(|(live, moved)| live.checked_sub(moved).filter(|rest| *rest > 0));
+            let at_most =
+                rest.zip(bytes_per_second).and_then(|(rest, rate)| rest.saturating_mul(1000).checked_div(rate));
+            at_most.map_or(left, |at_most| left.min(at_most))
+        });
         Replica {
             silo: self.silo.id,
             node: self.node.clone(),
@@ -226,8 +234,8 @@ impl Copy<'_> {
             behind_bytes: self.told.and_then(|told| told.behind_bytes),
             behind_writes: self.told.and_then(|told| told.behind_writes),
             moved_bytes: moved,
-            bytes_per_second: moved.and_then(|bytes| bytes.saturating_mul(1000).checked_div(change.elapsed_ms)),
-            left_ms: moved.and_then(|_| left_ms(change, range)),
+            bytes_per_second,
+            left_ms,
             leaves: change.leaves,
         }
     }
@@ -298,8 +306,11 @@ pub fn slot(
     };
     let missing = majority.saturating_sub(judged.iter().filter(|(state, _)| fit(state)).count());
     let mend = mend(copies, &judged, missing);
-    let replicas = copies.iter().zip(judged).map(|(copy, (state, _))| copy.replica(state, &view.range)).collect();
-    let joining = joining.iter().map(|copy| copy.replica(copy.state(holder).0, &view.range)).collect();
+    // No copy is sent more than there is where it comes from.
+    let sources = copies.iter().zip(&judged).filter(|(_, (state, _))| *state == ReplicaState::UpToDate);
+    let live = sources.filter_map(|(copy, _)| copy.silo.space.map(|space| space.live_bytes)).min();
+    let replicas = copies.iter().zip(judged).map(|(copy, (state, _))| copy.replica(state, &view.range, live)).collect();
+    let joining = joining.iter().map(|copy| copy.replica(copy.state(holder).0, &view.range, live)).collect();
     (Slot { slot: index, configuration: placed.config, state, reason, replicas, joining }, mend)
 }
 
@@ -462,6 +473,14 @@ mod tests {
         assert_eq!(slot.reason.as_deref(), Some("the copy on c is catching up, 3MiB moved so far"));
         let third = &slot.replicas[2];
         assert_eq!((third.bytes_per_second, third.left_ms), (Some(3 << 19), Some(6000)));
+        let sent = told(3, Told::CatchingUp, None, Some(3 << 20));
+        let silo = super::silo(sent.silo, &info(), NodeState::Up, None, &|_| None);
+        let node = NodeRef { id: NodeId([3; 32]), name: "host".into() };
+        let copy = Copy { node, label: "c", node_state: NodeState::Up, silo: &silo, told: Some(&sent) };
+        for (live, left) in [(1 << 40, 6000), (6 << 20, 2000), (2 << 20, 6000)] {
+            let third = copy.replica(ReplicaState::CatchingUp, &(0..1024), Some(live));
+            assert_eq!(third.left_ms, Some(left), "with {live} bytes where it comes from");
+        }
         let full = SiloReport { takes_writes: false, ..told(3, Told::CatchingUp, Some(4096), Some(0)) };
         let (slot, mend) = slot_of([up(1), up(2), up(3)], three(full));
         assert_eq!(

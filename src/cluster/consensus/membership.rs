@@ -42,8 +42,39 @@ pub(super) struct View {
     /// The set that votes; two while it changes, the newer one last.
     pub configs: Vec<BTreeSet<NodeId>>,
     pub nodes: BTreeSet<NodeId>,
-    /// Members that answered lately and have nearly all of the log.
+    /// Members that answered lately.
+    pub answering: BTreeSet<NodeId>,
+    /// Those of them that have nearly all of the log.
     pub ready: BTreeSet<NodeId>,
+    /// Members without silos that have not answered for as long as silos are waited for.
+    pub lost: BTreeSet<NodeId>,
+}
+
+/// Since when members have not answered. Whether those with silos are lost is for the cluster state to say.
+#[derive(Default)]
+struct Silences {
+    since: BTreeMap<NodeId, runtime::Instant>,
+}
+
+impl Silences {
+    /// Those of a leader's view that have been silent for too long.
+    fn lost(&mut self, now: runtime::Instant, state: &ClusterState, view: &View) -> BTreeSet<NodeId> {
+        self.since.retain(|node, _| view.nodes.contains(node) && !view.answering.contains(node));
+        for node in view.nodes.difference(&view.answering) {
+            self.since.entry(*node).or_insert(now);
+        }
+        let down_after = Duration::from_millis(state.settings.down_after_ms);
+        let has_silo = |node: &NodeId| state.silos.values().any(|silo| silo.node == *node);
+        let long = self.since.iter().filter(|(_, since)| now.duration_since(**since) >= down_after);
+        long.map(|(node, _)| *node).filter(|node| !has_silo(node)).collect()
+    }
+}
+
+impl View {
+    /// Whether what a node does is for others to do.
+    fn is_going(&self, state: &ClusterState, node: NodeId) -> bool {
+        state.is_going(node) || self.lost.contains(&node)
+    }
 }
 
 /// One step of a change.
@@ -85,7 +116,7 @@ fn next_voters(state: &ClusterState, view: &View, voters: &BTreeSet<NodeId>) -> 
     let wanted = voters_wanted(state.members.values().filter(|member| member.role.votes()).count());
     let kept: BTreeSet<_> = voters.iter().copied().filter(may_vote).collect();
     // A leader that is to go stays among several; alone, it hands over while it is a member still.
-    let standing = |node: &NodeId| (*node == view.leader && wanted > 1) || !state.is_going(*node);
+    let standing = |node: &NodeId| (*node == view.leader && wanted > 1) || !view.is_going(state, *node);
     let fresh = fill(state, view, kept.iter().copied().filter(standing).collect(), wanted);
     if fresh.len() == wanted {
         return fresh;
@@ -106,7 +137,8 @@ fn fill(state: &ClusterState, view: &View, mut next: BTreeSet<NodeId>, wanted: u
     let may_vote = |node: &NodeId| state.members.get(node).is_some_and(|member| member.role.votes());
     while next.len() < wanted {
         let zones: BTreeSet<_> = next.iter().filter_map(zone).collect();
-        let free = view.ready.iter().filter(|node| may_vote(node) && !state.is_going(**node) && !next.contains(node));
+        let free =
+            view.ready.iter().filter(|node| may_vote(node) && !view.is_going(state, **node) && !next.contains(node));
         let best = free.min_by_key(|node| {
             let repeated = zone(node).is_some_and(|zone| zones.contains(zone));
             (repeated, state.members.get(node).map(|member| member.joined_at), **node)
@@ -131,12 +163,14 @@ fn view(metrics: &Metrics, stale: Duration) -> Option<View> {
     };
     let answers = |node: &NodeId| {
         let acked = heartbeat.get(node).copied().flatten();
-        acked.is_some_and(|at| at.elapsed() <= stale)
+        *node == metrics.id || acked.is_some_and(|at| at.elapsed() <= stale)
     };
     let membership = metrics.membership_config.membership();
     let nodes: BTreeSet<_> = membership.nodes().map(|(node, ())| *node).collect();
-    let ready = nodes.iter().copied().filter(|node| *node == metrics.id || caught_up(node) && answers(node)).collect();
-    Some(View { leader: metrics.id, configs: membership.get_joint_config().clone(), nodes, ready })
+    let answering: BTreeSet<_> = nodes.iter().copied().filter(answers).collect();
+    let ready = answering.iter().copied().filter(|node| *node == metrics.id || caught_up(node)).collect();
+    let configs = membership.get_joint_config().clone();
+    Some(View { leader: metrics.id, configs, nodes, answering, ready, lost: BTreeSet::new() })
 }
 
 /// Runs for as long as the group does.
@@ -146,9 +180,21 @@ pub(super) async fn keep(
     stale: Duration,
 ) {
     let mut metrics = raft.metrics();
+    let mut silences = Silences::default();
     loop {
         let view = view(&metrics.borrow_watched(), stale);
-        let step = view.and_then(|view| plan(&state.borrow_and_update(), &view));
+        let step = match view {
+            None => {
+                // The next time begins anew.
+                silences = Silences::default();
+                None
+            }
+            Some(mut view) => {
+                let state = state.borrow_and_update();
+                view.lost = silences.lost(runtime::now(), &state, &view);
+                plan(&state, &view)
+            }
+        };
         if let Some(step) = step {
             tracing::debug!(?step, "the cluster group changes its members");
             let map = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| (*node, ())).collect::<BTreeMap<_, _>>();
@@ -204,7 +250,8 @@ mod tests {
     }
 
     fn view(voters: BTreeSet<NodeId>, all: BTreeSet<NodeId>) -> View {
-        View { leader: node(0), configs: vec![voters], ready: all.clone(), nodes: all }
+        let (answering, ready) = (all.clone(), all.clone());
+        View { leader: node(0), configs: vec![voters], nodes: all, answering, ready, lost: BTreeSet::new() }
     }
 
     const PLAIN: [(u8, Role, Option<&str>); 4] =
@@ -262,6 +309,40 @@ mod tests {
         assert_eq!(plan(&four, &known), Some(Step::Vote(nodes([0, 2, 3]))));
         four.silos.insert(SiloId([2; 16]), silo(SiloState::InService));
         assert_eq!(plan(&four, &known), None);
+    }
+
+    #[test]
+    fn a_voter_without_silos_is_replaced_once_it_was_silent_for_long() {
+        let four = state(&[
+            (0, Role::Storage, None),
+            (1, Role::Witness, None),
+            (2, Role::Storage, None),
+            (3, Role::Storage, None),
+        ]);
+        let mut known = view(nodes([0, 1, 2]), nodes([0, 1, 2, 3]));
+        let begun = runtime::now();
+        let mut silences = Silences::default();
+        assert_eq!(silences.lost(begun, &four, &known), nodes([]));
+        known.answering = nodes([0, 2, 3]);
+        known.ready = nodes([0, 2, 3]);
+        let down_after = Duration::from_millis(four.settings.down_after_ms);
+        assert_eq!(silences.lost(begun, &four, &known), nodes([]));
+        assert_eq!(silences.lost(begun + down_after - Duration::from_secs(1), &four, &known), nodes([]));
+        assert_eq!(plan(&four, &known), None);
+        known.lost = silences.lost(begun + down_after, &four, &known);
+        assert_eq!(known.lost, nodes([1]));
+        assert_eq!(plan(&four, &known), Some(Step::Vote(nodes([0, 2, 3]))));
+        // One that answers in between begins anew, and of one with silos the cluster state says whether it is lost.
+        known.answering = nodes([0, 1, 2, 3]);
+        assert_eq!(silences.lost(begun + down_after, &four, &known), nodes([]));
+        known.answering = nodes([0, 2, 3]);
+        assert_eq!(silences.lost(begun + down_after, &four, &known), nodes([]));
+        let mut with_a_silo = four.clone();
+        let silo =
+            SiloInfo { node: node(1), capacity_bytes: 1, incarnation: Incarnation(1), state: SiloState::InService };
+        with_a_silo.silos.insert(SiloId([1; 16]), silo);
+        assert_eq!(silences.lost(begun + 3 * down_after, &with_a_silo, &known), nodes([]));
+        assert_eq!(silences.lost(begun + 3 * down_after, &four, &known), nodes([1]));
     }
 
     #[test]
