@@ -1450,7 +1450,7 @@ _infinit() {
             return 0
             ;;
         infinit__subcmd__node__subcmd__wait)
-            opts="-q -v -h --timeout --home --network --output --quiet --verbose --no-color --yes --help"
+            opts="-q -v -h --copies --timeout --home --network --output --quiet --verbose --no-color --yes --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

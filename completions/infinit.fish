@@ -177,6 +177,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l network -d 'Choose the network where this machine has several' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l output -d 'Print tables for people or JSON for scripts' -r -f -a "table\t''
 json\t''"
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l copies -d 'Wait until no attached volume lacks a copy that is up to date, too'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -s q -l quiet -d 'Print results and errors only'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -s v -l verbose -d 'Tell more; twice tells all'
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from wait" -l no-color -d 'Print without colors, as the variable NO_COLOR does'

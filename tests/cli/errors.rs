@@ -146,7 +146,7 @@ fn a_unit_directory_that_cannot_be_written_is_named() {
 #[test]
 fn what_the_daemon_refuses_ends_with_the_code_of_its_kind() {
     let daemon = Canned::start();
-    let calls: [(i32, &[&str]); 19] = [
+    let calls: [(i32, &[&str]); 20] = [
         (3, &["volume", "status", "none"]),
         (3, &["volume", "detach", "none"]),
         (3, &["volume", "delete", "none", "--yes"]),
@@ -166,6 +166,7 @@ fn what_the_daemon_refuses_ends_with_the_code_of_its_kind() {
         (1, &["volume", "attach", "closed"]),
         (1, &["volume", "attach", "no-json"]),
         (7, &["node", "wait", "--timeout", "500ms"]),
+        (7, &["node", "wait", "--copies", "--timeout", "1500ms"]),
     ];
     let transcripts: Vec<_> = calls.iter().map(|(_, args)| daemon.home.run(args)).collect();
     for (transcript, (code, _)) in transcripts.iter().zip(calls) {

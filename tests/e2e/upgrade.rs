@@ -124,9 +124,9 @@ fn all_nodes_are_restarted_one_after_the_other_under_load_without_an_error() {
         cluster.run(node, &["node", "stop", "--keep-attached"]);
         cluster.ended(node);
         cluster.start(node);
-        cluster.wait(node);
+        cluster.run(node, &["node", "wait", "--copies", "--timeout", "60s"]);
+        assert_eq!(cluster.volume(0, "pg").state, VolumeState::Healthy);
         goes_on();
-        cluster.until_volume(0, "pg", VolumeState::Healthy);
     }
     ended.store(true, Ordering::Relaxed);
     let longest = runtime.block_on(load).unwrap();

@@ -84,6 +84,14 @@ In the home: the control API, HTTP with JSON.
 .TP
 .I silo/
 In the home: the silo of a node that was given no other.
+.SH NETWORK
+Nodes listen on TCP port 7420
+.RB ( \-\-listen )
+and on one more that they choose for finding each other.
+A node that others cannot dial, behind NAT or a firewall, is reached by connections that it opens itself, as long as it can
+dial a member; two such nodes reach each other through a third that both can dial, which passes on what it cannot read.
+.B infinit doctor
+says which way the others reach this node.
 .SH EXAMPLES
 See what it does, on this machine alone:
 .PP
