@@ -105,6 +105,19 @@ pub fn silo(text: &str) -> Result<SiloSpec> {
     Ok(SiloSpec { path: crate::cli::context::absolute(&PathBuf::from(path))?, capacity })
 }
 
+/// The longest name of a zone, in bytes.
+const ZONE_BYTES_MAX: usize = 64;
+
+/// The name of a zone; the empty one takes it back.
+pub fn zone(text: &str) -> Result<String> {
+    if text.len() > ZONE_BYTES_MAX || text.chars().any(char::is_control) || text.trim() != text {
+        return Err(Fault::usage("that is no name of a zone").hint(format!(
+            "use at most {ZONE_BYTES_MAX} bytes without control characters and spaces at the ends, like rack-2; '' for none"
+        )));
+    }
+    Ok(text.to_owned())
+}
+
 fn size(text: &str) -> Result<Size> {
     text.parse().map_err(with_hint)
 }

@@ -210,7 +210,7 @@ fn settings(home: &Home, passport: &Passport, options: &RunOptions) -> Result<No
         settings.listen = Some(kept.unwrap_or_else(|| listen.clone()));
     }
     settings.advertise = options.advertise.clone().or(settings.advertise);
-    settings.zone = options.zone.clone().or(settings.zone);
+    settings.zone = options.zone.clone().or(settings.zone).filter(|zone| !zone.is_empty());
     settings.witness = options.witness.unwrap_or(settings.witness);
     if settings.witness && !options.silos.is_empty() {
         return Err(Fault::usage("a witness stores nothing").hint("leave --silo out, or say --role storage"));

@@ -156,13 +156,17 @@ fn open_silo(spec: &SiloSpec, boot: [u8; 16], network: NetworkId) -> Result<Open
         return Err(Fault::refused(format!("the silo at {} belongs to another network", spec.path.display()))
             .hint("choose an empty directory: infinit node run --silo PATH"));
     }
-    let capacity_bytes = match spec.capacity {
-        Some(size) => size.0,
-        None => {
-            let stat = statvfs(&spec.path).map_err(|error| io_fault("look at it", &error.into()))?;
-            stat.f_blocks * stat.f_frsize
-        }
-    };
+    let stat = statvfs(&spec.path).map_err(|error| io_fault("look at it", &error.into()))?;
+    let disk_bytes = stat.f_blocks * stat.f_frsize;
+    let capacity_bytes = spec.capacity.map_or(disk_bytes, |size| size.0.min(disk_bytes));
+    if let Some(told) = spec.capacity.filter(|told| told.0 > disk_bytes) {
+        // More would draw more copies here than there can be room for.
+        tracing::warn!(
+            "silo {}: its capacity is {told}, and its disk has {}: that counts",
+            spec.path.display(),
+            Size(disk_bytes)
+        );
+    }
     let options = SiloOptions::new(capacity_bytes, Incarnation(rand::random()), boot);
     let silo = match Silo::open(disk.clone(), options.clone()) {
         Err(StoreError::NotFormatted | StoreError::HalfFormatted) => {
@@ -376,6 +380,21 @@ mod tests {
         std::fs::write(folder.path().join("e").join("holiday.jpg"), b"").unwrap();
         let refused = NodeSilos::open(&[spec("d"), spec("e")], network, node).err().unwrap();
         assert!(refused.message.contains("holiday.jpg"), "{}", refused.message);
+    }
+
+    #[tokio::test]
+    async fn a_silo_has_no_more_capacity_than_its_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let stat = statvfs(folder.path()).unwrap();
+        let disk = stat.f_blocks * stat.f_frsize;
+        for (index, (told, counts)) in
+            [(Some(1 << 60), disk), (None, disk), (Some(1 << 30), 1 << 30)].iter().enumerate()
+        {
+            let spec = SiloSpec { path: folder.path().join(index.to_string()), capacity: told.map(Size) };
+            let silos = NodeSilos::open(&[spec], NetworkId([3; 32]), NodeId([7; 32])).unwrap();
+            assert_eq!(silos.views().lives()[0].capacity_bytes, *counts);
+            silos.stop();
+        }
     }
 
     #[test]

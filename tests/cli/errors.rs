@@ -12,7 +12,7 @@ use crate::cli::{Home, golden};
 fn wrong_usage_is_refused_before_anyone_is_asked() {
     let home = Home::new();
     let long = "n".repeat(65);
-    let calls: [&[&str]; 44] = [
+    let calls: [&[&str]; 46] = [
         &["volum", "list"],
         &["volume", "creat"],
         &["volume", "list", "--colour"],
@@ -49,6 +49,8 @@ fn wrong_usage_is_refused_before_anyone_is_asked() {
         &["node", "run", "--listen", "300.1.1.1:7420"],
         &["node", "run", "--advertise", "::1:7420"],
         &["node", "run", "--silo", "/data:5"],
+        &["node", "run", "--zone", "rack\t2"],
+        &["node", "run", "--zone", " rack"],
         &["node", "wait", "--timeout", "30"],
         &["network", "create", "a/b"],
         &["network", "invite", "--role", "king"],

@@ -28,8 +28,8 @@ pub struct NodeOptions {
     /// Tell the others to reach this node at this address or name; they resolve it each time they connect
     #[arg(long, value_name = "HOST:PORT", value_parser = value::address)]
     pub advertise: Option<Address>,
-    /// Say what this node fails together with, as a rack or a room; copies are spread over zones
-    #[arg(long, value_name = "ZONE")]
+    /// Say what this node fails together with, as a rack or a room; copies are spread over zones; '' takes it back
+    #[arg(long, value_name = "ZONE", value_parser = value::zone)]
     pub zone: Option<String>,
     /// Vote without storing anything, as the third of two storage nodes; or store again [default: storage]
     #[arg(long, value_name = "ROLE")]
