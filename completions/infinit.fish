@@ -159,7 +159,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and not __fish_see
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l silo -d 'Store blocks in this directory, up to this capacity; may be given several times [default: silo/ in the home]' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones; \'\' takes it back' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t''
 witness\t''"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from run" -l home -d 'Keep keys, state and the control socket in this directory' -r -f -a "(__fish_complete_directories)"
@@ -236,7 +236,7 @@ complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_su
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l silo -d 'Store blocks in this directory, up to this capacity; may be given several times [default: silo/ in the home]' -r -f -a "(__fish_complete_directories)"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l listen -d 'Listen on this address, or on that of this name, resolved at each start; port 0 picks a free port once and keeps it' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l advertise -d 'Tell the others to reach this node at this address or name; they resolve it each time they connect' -r
-complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones' -r
+complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l zone -d 'Say what this node fails together with, as a rack or a room; copies are spread over zones; \'\' takes it back' -r
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l role -d 'Vote without storing anything, as the third of two storage nodes; or store again [default: storage]' -r -f -a "storage\t''
 witness\t''"
 complete -c infinit -n "__fish_infinit_using_subcommand node; and __fish_seen_subcommand_from install" -l unit-dir -d 'Write the unit to this directory' -r -f -a "(__fish_complete_directories)"
