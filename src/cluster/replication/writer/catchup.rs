@@ -17,7 +17,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 const FAILED_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// While clients ask for anything, and in an epoch that serves none, the next part of a transfer is asked for no sooner than so
-/// long after the last: foreground first. Parts have half a mebibyte: 10 to 20 MiB/s a slot.
+/// long after the last: foreground first. Parts end soon after half a mebibyte: 30 to 40 MiB/s a slot were measured.
 const PACED_EVERY: Duration = Duration::from_millis(25);
 /// A client that asked for nothing for so long is not there at the moment.
 const FOREGROUND_FOR: Duration = Duration::from_millis(100);
